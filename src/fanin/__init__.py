@@ -1,0 +1,1 @@
+"""fanin: start every parameter of a PyTorch model right."""
