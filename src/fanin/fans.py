@@ -75,18 +75,14 @@ class Block:
         return cls(str(record["name"]), rows, record.get("activation"))
 
 
-def even_blocks(
-    names: Sequence[str], length: int, activations: Sequence[str | None] = ()
-) -> tuple[Block, ...]:
+def even_blocks(names: Sequence[str], length: int, activations: Sequence[str | None] = ()) -> tuple[Block, ...]:
     """Blocks of equal size, one behind the other, along an axis of the given length.
 
     >>> [block.rows for block in even_blocks("qkv", 12)]
     [(range(0, 4),), (range(4, 8),), (range(8, 12),)]
     """
     if length % len(names):
-        raise SchemeError(
-            compose(f"{length} rows", f"a multiple of {len(names)} for the blocks {', '.join(names)}")
-        )
+        raise SchemeError(compose(f"{length} rows", f"a multiple of {len(names)} for the blocks {', '.join(names)}"))
     size = length // len(names)
     acts = tuple(activations) or (None,) * len(names)
     return tuple(
