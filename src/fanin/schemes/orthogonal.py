@@ -1,0 +1,140 @@
+"""Orthogonal schemes: Haar-distributed matrices, and their convolutional forms."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fanin.errors import SchemeError, compose
+from fanin.fans import Axes, Fans, Shape
+from fanin.schemes.base import MATRIX, Expected, Scheme, matrix_of, register, require_number
+
+
+@register
+@dataclass(frozen=True, slots=True)
+class Orthogonal(Scheme):
+    """``gain · Q`` with Q Haar-distributed: orthonormal rows or columns, whichever are fewer.
+
+    A convolution's kernel is flattened to ``(out/groups, in/groups · ∏k)``, a transposed one's to
+    ``(out/groups · ∏k, in/groups)``; each block of a packed weight, each group and each expert gets a matrix of its
+    own. Entries have std ``gain / √max(rows, columns)``. A square matrix keeps every
+    length, forward and backward; a tall one keeps lengths but its units have second moment ``columns/rows``.
+
+    Source: Saxe, McClelland & Ganguli 2014; Haar by Householder reflections, Stewart 1980.
+
+    >>> Orthogonal().expected(Fans(256, 512)).std
+    0.04419417...
+
+    Differs from torch, which takes a packed or a grouped weight for one matrix: its gates are then not orthogonal,
+    and a depthwise kernel shrinks with the number of channels.
+    """
+
+    gain: float = 1.0
+    elementwise: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_number("Orthogonal", "gain", self.gain)
+
+    def expected(self, fans: Fans, shape: Shape | None = None, axes: Axes = MATRIX) -> Expected:
+        return Expected(0.0, abs(self.gain) / math.sqrt(max(matrix_of(fans, shape, axes).flat)))
+
+    def scaled(self, factor: float) -> Orthogonal:
+        return Orthogonal(self.gain * factor)
+
+    @property
+    def label(self) -> str:
+        return "orthogonal" + ("" if self.gain == 1 else f" × {self.gain:.4f}")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return ("saxe2014",)
+
+
+@register
+@dataclass(frozen=True, slots=True)
+class ScaledOrthogonal(Scheme):
+    """Scaled uniform orthogonal: `Orthogonal` times ``√(max(rows, columns)/fan_in)``, which is ``max(√(out/in), 1)``.
+
+    A tall weight is scaled up so that the mean square of its units, not the length of the vector, is kept:
+    with gain 1 every layer maps unit second moment to unit second moment, whatever its shape.
+
+    Source: Martens et al. 2021, "SUO". Its published PyTorch code takes a linear weight for ``(in, out)``.
+
+    >>> ScaledOrthogonal().expected(Fans(256, 512)).std
+    0.0625
+    """
+
+    gain: float = 1.0
+    elementwise: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_number("ScaledOrthogonal", "gain", self.gain)
+
+    def expected(self, fans: Fans, shape: Shape | None = None, axes: Axes = MATRIX) -> Expected:
+        return Expected(0.0, abs(self.gain) / math.sqrt(fans.fan_in))
+
+    def scaled(self, factor: float) -> ScaledOrthogonal:
+        return ScaledOrthogonal(self.gain * factor)
+
+    @property
+    def label(self) -> str:
+        return "scaled orthogonal" + ("" if self.gain == 1 else f" × {self.gain:.4f}")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return ("martens2021",)
+
+
+@register
+@dataclass(frozen=True, slots=True)
+class DeltaOrthogonal(Scheme):
+    """An orthogonal matrix at the kernel's centre, zeros elsewhere: an isometry of feature maps.
+
+    With stride 1, circular padding and out ≥ in the convolution keeps every length exactly. Needs odd kernels.
+
+    Source: Xiao et al. 2018, algorithm 2 (where out ≥ in is required; a wide weight gets orthonormal rows here,
+    which keeps the gradient's length instead).
+
+    >>> DeltaOrthogonal().expected(Fans(72, 72), (8, 8, 3, 3)).std
+    0.11785113...
+    """
+
+    gain: float = 1.0
+    elementwise: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_number("DeltaOrthogonal", "gain", self.gain)
+
+    def expected(self, fans: Fans, shape: Shape | None = None, axes: Axes = MATRIX) -> Expected:
+        matrix = matrix_of(fans, shape, axes)
+        return Expected(0.0, abs(self.gain) / math.sqrt(max(matrix.rows, matrix.columns) * matrix.kernel))
+
+    def scaled(self, factor: float) -> DeltaOrthogonal:
+        return DeltaOrthogonal(self.gain * factor)
+
+    @property
+    def label(self) -> str:
+        return "delta orthogonal" + ("" if self.gain == 1 else f" × {self.gain:.4f}")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return ("xiao2018",)
+
+
+def require_odd_kernel(shape: Shape, axes: Axes) -> None:
+    """Refuse a kernel without a centre.
+
+    Raises:
+        SchemeError: a kernel axis has even length.
+    """
+    kernel = [shape[axis] for axis in axes.kernel_axes(len(shape))]
+    if any(size % 2 == 0 for size in kernel):
+        raise SchemeError(
+            compose(
+                f"a kernel of {' × '.join(map(str, kernel))}",
+                "odd kernel sizes",
+                "the matrix is placed at the kernel's centre, and an even kernel has none",
+                "fanin.schemes.Orthogonal()",
+            )
+        )
