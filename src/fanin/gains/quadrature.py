@@ -98,12 +98,13 @@ def resolve(function: ArrayFunction, edges: Array, tolerance: float = _TOLERANCE
     Args:
         function: of an array, element by element.
         edges: ascending panel edges, as from `grid`.
-        tolerance: how large the last Legendre coefficients of a panel may be, in what they change in E f'².
+        tolerance: how large the last Legendre coefficients of a panel may be, in what they change in E f'², relative to E f².
 
     Raises:
         SchemeError: the function is nowhere smooth, or has thousands of kinks.
     """
     left, width = edges[:-1], np.diff(edges)
+    rms = _rough_rms(function, left, width)
     done: list[Panels] = []
     while left.size:
         if left.size > _MOST_PANELS:
@@ -117,7 +118,7 @@ def resolve(function: ArrayFunction, edges: Array, tolerance: float = _TOLERANCE
             )
         nodes = _nodes(left, width)
         values = _evaluate(function, nodes)
-        smooth = _visible_tail(values, nodes) <= tolerance
+        smooth = _visible_tail(values, nodes, rms) <= tolerance * rms * rms
         narrow = width < _NARROWEST
         settled = smooth | narrow
         done.append(Panels(left[settled], width[settled], values[settled], (narrow & ~smooth)[settled]))
@@ -177,11 +178,18 @@ def _nodes(left: Array, width: Array) -> Array:
     return nodes
 
 
-def _visible_tail(values: Array, nodes: Array) -> Array:
+def _rough_rms(function: ArrayFunction, left: Array, width: Array) -> float:
+    """The scale that makes tolerances relative: 1000·f needs the panels that f needs."""
+    nodes = _nodes(left, width)
+    weights = 0.5 * width[:, None] * _WEIGHTS * density(nodes)
+    return math.sqrt(float(np.sum(weights * _evaluate(function, nodes) ** 2)))
+
+
+def _visible_tail(values: Array, nodes: Array, rms: float) -> Array:
     """What the last two Legendre coefficients of each panel can change in ``E f'²``."""
     coefficients = np.abs(values @ _TO_COEFFICIENTS.T)
     tail = np.maximum(coefficients[:, -1], coefficients[:, -2])
-    scale = np.maximum(1.0, np.abs(values).max(axis=1))
+    scale = rms + np.abs(values).max(axis=1)
     nearest = np.where(np.sign(nodes[:, 0]) == np.sign(nodes[:, -1]), np.abs(nodes).min(axis=1), 0.0)
     visible: Array = tail * scale * density(nearest) * _ORDER**2
     return visible

@@ -1,0 +1,1 @@
+"""Tracing: from a module and its inputs to a graph."""
