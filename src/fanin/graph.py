@@ -84,6 +84,7 @@ class ParameterNode:
             scalar, by its name; empty when nothing does.
         stream: the residual stream that its branch adds into.
         stream_depth: how many branches are added into that stream.
+        feedback: it multiplies what its own layer put out before, as a recurrent weight does.
         output: nothing but the model's output comes after it.
         depth: its place among the weights in order of execution, from 0.
         exercised: the traced run used it.
@@ -111,6 +112,7 @@ class ParameterNode:
     tamed_by: str = ""
     stream: int | None = None
     stream_depth: int = 0
+    feedback: bool = False
     output: bool = False
     depth: int | None = None
     exercised: bool = True

@@ -1,0 +1,341 @@
+"""The graph from module types alone: what a parameter is when nothing has been run.
+
+Every rule looks at one module and describes the parameters that it owns. A traced graph starts from these answers and
+overrides them by what the model really does; where tracing fails they stand alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+
+from fanin.errors import TraceError, compose
+from fanin.fans import ELEMENTWISE, EMBEDDING, IN_OUT, Axes, Block, Fans, even_blocks
+from fanin.graph import Graph, ParameterNode, Role
+from fanin.schemes import Constant, Normal, Ones, Scheme, Uniform, Zeros
+from fanin.tracing.names import named_parameters, unwrap
+
+LSTM_GATES = (("i", "sigmoid"), ("f", "sigmoid"), ("g", "tanh"), ("o", "sigmoid"))
+GRU_GATES = (("r", "sigmoid"), ("z", "sigmoid"), ("n", "tanh"))
+ATTENTION = (("q", "softmax_q"), ("k", "softmax_k"), ("v", "attention_value"))
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+Description = dict[str, object]
+"""The fields of a `ParameterNode` that a rule sets for one parameter of a module."""
+
+
+def fans_of(module: nn.Module, name: str = "weight", *, stride: bool = True) -> Fans:
+    """The true fans of a layer's parameter.
+
+    ``fan_in`` is the mean number of weights that reach one output element, ``fan_out`` the mean number of output
+    elements that one input element reaches, away from the borders.
+
+    Args:
+        module: any torch layer (or transformers' ``Conv1D``).
+        name: the parameter's name in it.
+        stride: False gives the papers' count, which ignores stride.
+
+    Raises:
+        TraceError: the module has no such parameter, or its type says nothing about the parameter's axes.
+
+    >>> fans_of(nn.Conv2d(96, 96, 3, groups=96))
+    Fans(fan_in=9, fan_out=9)
+    >>> fans_of(nn.ConvTranspose2d(64, 32, 4, stride=2))
+    Fans(fan_in=256, fan_out=512)
+    >>> fans_of(nn.MultiheadAttention(512, 8), "in_proj_weight")
+    Fans(fan_in=512, fan_out=512)
+
+    Differs from torch's fans, which come from the shape: see `fanin.Axes`.
+    """
+    described = _describe(module, name)
+    parameter = _parameter(module, name)
+    axes = described.get("axes")
+    if not isinstance(axes, Axes):
+        raise TraceError(
+            compose(
+                f"{type(module).__name__}.{name} of shape {tuple(parameter.shape)}",
+                "a layer whose type tells what its axes are",
+                "a bare parameter can be contracted along any axis",
+                "fanin.Axes(in_axis=…, out_axis=…).fans(shape)",
+            )
+        )
+    return axes.fans(parameter.shape, stride=stride)
+
+
+def graph_of(model: nn.Module) -> Graph:
+    """The graph of a model from the types of its modules, without running it."""
+    activations = _following(unwrap(model))
+    nodes = []
+    for entry in named_parameters(model):
+        parameter = entry.parameter
+        if isinstance(parameter, nn.parameter.UninitializedParameter):
+            raise TraceError(
+                compose(
+                    f"{entry.name}, a lazy parameter without a shape",
+                    "a model whose parameters have shapes",
+                    "lazy modules learn their shapes from the first batch",
+                    "model(example_batch), once, before fanin",
+                )
+            )
+        fields: Description = {"axes": ELEMENTWISE, "role": Role.OTHER}
+        fields.update(_describe(entry.owner, entry.attribute))
+        activation = activations.get(id(entry.owner))
+        if activation and fields.get("activation") is None and fields["role"] in (*_FOLLOWED, Role.BIAS):
+            fields["activation"] = activation
+        nodes.append(
+            ParameterNode(
+                name=entry.name,
+                shape=tuple(parameter.shape),
+                dtype=str(parameter.dtype).removeprefix("torch."),
+                module_type=type(entry.owner).__name__,
+                aliases=entry.aliases,
+                frozen=not parameter.requires_grad,
+                **fields,  # type: ignore[arg-type]
+            )
+        )
+    return Graph(tuple(nodes))
+
+
+_FOLLOWED = (Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE)
+
+
+def _parameter(module: nn.Module, name: str) -> torch.Tensor:
+    parameter = getattr(module, name, None)
+    if not isinstance(parameter, torch.Tensor):
+        known = ", ".join(key for key, value in module._parameters.items() if value is not None)
+        raise TraceError(compose(f"{type(module).__name__} and {name!r}", f"one of its parameters: {known or 'none'}"))
+    return parameter
+
+
+def _describe(module: nn.Module, name: str) -> Description:
+    for kinds, rule in _RULES:
+        if isinstance(module, kinds):
+            return rule(module, name)
+    if type(module).__name__ == "Conv1D" and hasattr(module, "nf"):
+        return _conv1d_of_transformers(module, name)
+    return _by_name(module, name)
+
+
+def _uniform(bound: float) -> Scheme:
+    return Uniform(-bound, bound)
+
+
+def _torch_bound(weight: torch.Tensor) -> float:
+    """The bound ``1/√fan_in`` of torch's constructors, with the fan_in that torch reads off the shape."""
+    count = math.prod(weight.shape[1:])
+    return 1 / math.sqrt(count) if count else 0.0
+
+
+def _bias(default: Scheme | None, **more: object) -> Description:
+    return {"role": Role.BIAS, "axes": ELEMENTWISE, "default": default, **more}
+
+
+def _linear(module: nn.Module, name: str) -> Description:
+    bound = _torch_bound(_parameter(module, "weight"))
+    if name == "weight":
+        return {"role": Role.LINEAR, "axes": Axes(), "default": _uniform(bound)}
+    return _bias(_uniform(bound)) if name == "bias" else _by_name(module, name)
+
+
+def _convolution(module: nn.Module, name: str) -> Description:
+    assert isinstance(module, (*CONVOLUTIONS, *TRANSPOSED))
+    bound = _torch_bound(module.weight)
+    if name == "bias":
+        return _bias(_uniform(bound))
+    if name != "weight":
+        return _by_name(module, name)
+    transposed = isinstance(module, TRANSPOSED)
+    axes = Axes(
+        in_axis=(0,) if transposed else (1,),
+        out_axis=(1,) if transposed else (0,),
+        groups=module.groups,
+        stride=math.prod(module.stride),
+        transposed=transposed,
+    )
+    role = Role.CONV_TRANSPOSE if transposed else Role.CONV
+    return {"role": role, "axes": axes, "default": _uniform(bound)}
+
+
+def _bilinear(module: nn.Module, name: str) -> Description:
+    assert isinstance(module, nn.Bilinear)
+    bound = 1 / math.sqrt(module.in1_features)
+    if name == "weight":
+        return {"role": Role.LINEAR, "axes": Axes((1, 2), (0,), factors=True), "default": _uniform(bound)}
+    return _bias(_uniform(bound))
+
+
+def _embedding(module: nn.Module, name: str) -> Description:
+    padding = getattr(module, "padding_idx", None)
+    return {"role": Role.EMBEDDING, "axes": EMBEDDING, "default": Normal(1.0), "padding_row": padding}
+
+
+def _norm(module: nn.Module, name: str) -> Description:
+    if name == "weight":
+        return {"role": Role.NORM_SCALE, "axes": ELEMENTWISE, "default": Ones()}
+    return {"role": Role.NORM_SHIFT, "axes": ELEMENTWISE, "default": Zeros()}
+
+
+def _conv1d_of_transformers(module: nn.Module, name: str) -> Description:
+    if name == "weight":
+        return {"role": Role.LINEAR, "axes": IN_OUT, "default": Normal(0.02)}
+    return _bias(Zeros())
+
+
+def _attention(module: nn.Module, name: str) -> Description:
+    assert isinstance(module, nn.MultiheadAttention)
+    if name == "in_proj_weight":
+        rows, columns = module.in_proj_weight.shape
+        bound = math.sqrt(6 / (rows + columns))
+        return {"role": Role.LINEAR, "axes": Axes(blocks=_attention_blocks(rows)), "default": _uniform(bound)}
+    if name == "in_proj_bias":
+        axes = Axes(in_axis=(), out_axis=(0,), blocks=_attention_blocks(3 * module.embed_dim))
+        return _bias(Zeros(), axes=axes)
+    for letter, activation in ATTENTION:
+        if name == f"{letter}_proj_weight":
+            rows, columns = _parameter(module, name).shape
+            bound = math.sqrt(6 / (rows + columns))
+            return {"role": Role.LINEAR, "axes": Axes(), "activation": activation, "default": _uniform(bound)}
+    if name in ("bias_k", "bias_v"):
+        # One learned position each, appended to the keys and values; torch's xavier_normal_ reads (1, 1, d) as d + d.
+        return {"role": Role.TOKEN, "axes": ELEMENTWISE, "default": Normal(1 / math.sqrt(module.embed_dim))}
+    return _by_name(module, name)
+
+
+def _attention_blocks(rows: int) -> tuple[Block, ...]:
+    return even_blocks("qkv", rows, [activation for _, activation in ATTENTION])
+
+
+def _recurrent(module: nn.Module, name: str) -> Description:
+    hidden = module.hidden_size
+    assert isinstance(hidden, int)
+    default = _uniform(1 / math.sqrt(hidden) if hidden else 0.0)
+    parameter = _parameter(module, name)
+    kind = type(module).__name__
+    gates = LSTM_GATES if kind.startswith("LSTM") else GRU_GATES if kind.startswith("GRU") else ()
+    if name.startswith("weight_hr"):
+        return {"role": Role.RECURRENT, "axes": Axes(), "default": default, "activation": "none"}
+    blocks: tuple[Block, ...] = ()
+    if gates:
+        blocks = even_blocks([gate for gate, _ in gates], parameter.shape[0], [after for _, after in gates])
+    activation = None if gates else getattr(module, "nonlinearity", "tanh")
+    if name.startswith("bias"):
+        return _bias(default, axes=Axes((), (0,), blocks=blocks), activation=activation)
+    axes = Axes(blocks=blocks)
+    feedback = name.startswith("weight_hh")
+    return {"role": Role.RECURRENT, "axes": axes, "default": default, "activation": activation, "feedback": feedback}
+
+
+def _prelu(module: nn.Module, name: str) -> Description:
+    assert isinstance(module, nn.PReLU)
+    return {"role": Role.OTHER, "axes": ELEMENTWISE, "default": Constant(module.init)}
+
+
+def _by_name(module: nn.Module, name: str) -> Description:
+    """For what no type describes: the names of modules and parameters that the field agrees on."""
+    parameter = _parameter(module, name)
+    kind = type(module).__name__.lower()
+    if "norm" in kind and parameter.ndim <= 1 and name in ("weight", "bias", "scale", "gamma", "beta"):
+        return _norm(module, "weight" if name in ("weight", "scale", "gamma") else "bias")
+    if "layerscale" in kind or name in ("layer_scale", "layerscale", "ls1", "ls2"):
+        return {"role": Role.LAYER_SCALE, "axes": ELEMENTWISE}
+    if "pos_embed" in name or "position_embedding" in name or name in ("pos_emb", "positional_embedding"):
+        return {"role": Role.POSITION, "axes": ELEMENTWISE}
+    if name.endswith(("_token", "_tokens", "class_embedding")):
+        return {"role": Role.TOKEN, "axes": ELEMENTWISE}
+    if name.endswith("bias") and parameter.ndim == 1:
+        return _bias(None)
+    return {"role": Role.OTHER}
+
+
+_RULES: tuple[tuple[tuple[type[nn.Module], ...], Callable[[nn.Module, str], Description]], ...] = (
+    ((nn.Linear,), _linear),
+    ((*CONVOLUTIONS, *TRANSPOSED), _convolution),
+    ((nn.Bilinear,), _bilinear),
+    ((nn.Embedding, nn.EmbeddingBag), _embedding),
+    (NORMS, _norm),
+    ((nn.MultiheadAttention,), _attention),
+    ((nn.RNNBase, nn.RNNCellBase), _recurrent),
+    ((nn.PReLU,), _prelu),
+)
+
+
+def _following(model: nn.Module) -> dict[int, str]:
+    """For each weighted module in a Sequential, the non-linearity that follows it there.
+
+    Norms, dropout, pooling, reshaping and identities are looked through. ``none`` means another weight comes first, or
+    the end of a model that is a Sequential itself. Where a Sequential ends inside a larger model, nothing is said.
+    """
+    result: dict[int, str] = {}
+    for module in model.modules():
+        if isinstance(module, nn.Sequential):
+            waiting: list[int] = []
+            for leaf in _leaves(module):
+                name = activation_name(leaf)
+                if name is None and _transparent(leaf):
+                    continue
+                for key in waiting:
+                    result.setdefault(key, name or "none")
+                waiting = [id(leaf)] if name is None else []
+            if module is model:
+                for key in waiting:
+                    result.setdefault(key, "none")
+    return result
+
+
+def _leaves(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if isinstance(child, nn.Sequential):
+            yield from _leaves(child)
+        else:
+            yield child
+
+
+def activation_name(module: nn.Module) -> str | None:
+    """The functional name of a module that is a non-linearity; None for any other module.
+
+    >>> activation_name(nn.LeakyReLU(0.2)), activation_name(nn.Linear(2, 2))
+    ('leaky_relu', None)
+    """
+    return _ACTIVATIONS.get(type(module))
+
+
+_ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu6",
+    nn.LeakyReLU: "leaky_relu",
+    nn.PReLU: "prelu",
+    nn.RReLU: "rrelu",
+    nn.ELU: "elu",
+    nn.CELU: "celu",
+    nn.SELU: "selu",
+    nn.GELU: "gelu",
+    nn.SiLU: "silu",
+    nn.Mish: "mish",
+    nn.GLU: "glu",
+    nn.Tanh: "tanh",
+    nn.Sigmoid: "sigmoid",
+    nn.Hardtanh: "hardtanh",
+    nn.Hardsigmoid: "hardsigmoid",
+    nn.Hardswish: "hardswish",
+    nn.Softplus: "softplus",
+    nn.Softsign: "softsign",
+    nn.LogSigmoid: "logsigmoid",
+    nn.Tanhshrink: "tanhshrink",
+    nn.Hardshrink: "hardshrink",
+    nn.Softshrink: "softshrink",
+    nn.Threshold: "threshold",
+    nn.Softmax: "softmax",
+    nn.LogSoftmax: "log_softmax",
+}
+
+
+def _transparent(module: nn.Module) -> bool:
+    kind = type(module).__name__
+    passive = ("Dropout", "Pool", "Flatten", "Identity", "Pad", "Upsample", "PixelShuffle", "Norm")
+    return any(word in kind for word in passive) or isinstance(module, NORMS)
