@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from fanin.errors import TraceError, compose
 from fanin.fans import ELEMENTWISE, EMBEDDING, IN_OUT, Axes, Block, Fans, even_blocks
@@ -140,7 +141,11 @@ def _linear(module: nn.Module, name: str) -> Description:
     bound = _torch_bound(_parameter(module, "weight"))
     if name == "weight":
         return {"role": Role.LINEAR, "axes": Axes(), "default": _uniform(bound)}
-    return _bias(_uniform(bound)) if name == "bias" else _by_name(module, name)
+    if name != "bias":
+        return _by_name(module, name)
+    # The out_proj of a MultiheadAttention is of this type, and the attention zeroes its bias.
+    zeroed = isinstance(module, NonDynamicallyQuantizableLinear)
+    return _bias(Zeros() if zeroed else _uniform(bound))
 
 
 def _convolution(module: nn.Module, name: str) -> Description:

@@ -1,0 +1,285 @@
+"""The plan: for one model, what every parameter gets and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fanin import tables
+from fanin.citations import bibliography
+from fanin.differences import Difference, compare_rows
+from fanin.errors import FaninError, PlanError, compose, nearest
+from fanin.graph import Graph, ParameterNode
+from fanin.rows import Row
+from fanin.schemes import Keep, Packed, Scheme
+from fanin.selection import Pattern, select
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The resolved list for one model: a row for every parameter, each with a reason.
+
+    Plans are values. Editing one gives another; they compare and hash by content, print as a table, and go to JSON
+    and back.
+
+    >>> import fanin, torch
+    >>> plan = fanin.plan(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU()), recipe="he")
+    >>> plan["0.weight"].scheme
+    VarianceScaling(scale=2.0, mode='fan_in', distribution='normal')
+    >>> plan.replace("0.weight", fanin.schemes.Zeros(), reason="to see it fail")["0.weight"].std
+    0.0
+    """
+
+    rows: tuple[Row, ...]
+    recipe: str
+    source: str = "modules"
+    inputs: str = ""
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, graph: Graph, recipe: str, decide: Callable[[ParameterNode], tuple[Scheme, str]]) -> Plan:
+        """Ask ``decide`` for the scheme and reason of every parameter of a graph."""
+        rows = tuple(Row(node, *decide(node)) for node in graph)
+        return cls(rows, recipe, graph.source, graph.inputs, graph.notes)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
+
+    def __getitem__(self, name: str) -> Row:
+        """The row of a parameter, under any of its names."""
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise PlanError(f"no parameter is named {name!r}; {nearest(name, self._by_name)}") from None
+
+    @cached_property
+    def _by_name(self) -> dict[str, Row]:
+        return {name: row for row in self.rows for name in (row.name, *row.node.aliases)}
+
+    @property
+    def graph(self) -> Graph:
+        """What the plan knows of the model's parameters."""
+        return Graph(tuple(row.node for row in self.rows), self.source, self.inputs, self.notes)
+
+    def replace(self, pattern: Pattern | None, scheme: Scheme, *, reason: str = "", **questions: Any) -> Plan:
+        """Give every matching parameter another scheme.
+
+        Args:
+            pattern: an exact name, a glob (``blocks.*.fc2.weight``), several, or a function of the node; None when
+                the questions alone choose.
+            scheme: what they get. Where a question chooses a block of a packed weight, only that block changes.
+            reason: why; it stands before the reason that it overrides.
+            questions: fields that the node must have, such as ``role="query"`` or ``residual_last=True``.
+
+        Raises:
+            PlanError: nothing matches; the message names the nearest.
+        """
+
+        def edit(row: Row, blocks: tuple[str, ...]) -> Row:
+            chosen = self._for_blocks(row, blocks, lambda _: scheme) if blocks else scheme
+            return replace(row, scheme=chosen, reason=_over(reason or f"replaced by {scheme.label}", row.reason))
+
+        return self._edit(pattern, questions, edit)
+
+    def keep(self, pattern: Pattern | None = None, *, reason: str = "", **questions: Any) -> Plan:
+        """Leave every matching parameter as its constructor made it."""
+        return self.replace(pattern, Keep(), reason=reason or "kept by an edit", **questions)
+
+    def scale(self, pattern: Pattern | None, factor: float, *, reason: str = "", **questions: Any) -> Plan:
+        """Multiply what every matching parameter gets by a factor.
+
+        Raises:
+            PlanError: nothing matches, or a matching parameter is kept.
+        """
+
+        def edit(row: Row, blocks: tuple[str, ...]) -> Row:
+            try:
+                if blocks:
+                    scaled: Scheme = self._for_blocks(row, blocks, lambda old: old.scaled(factor))
+                else:
+                    scaled = row.scheme.scaled(factor)
+            except FaninError as error:
+                raise PlanError(f"{row.name}: {error}") from None
+            return replace(row, scheme=scaled, reason=_over(reason or f"scaled by {factor:.4g}", row.reason))
+
+        return self._edit(pattern, questions, edit)
+
+    @staticmethod
+    def _for_blocks(row: Row, blocks: tuple[str, ...], change: Callable[[Scheme], Scheme]) -> Packed:
+        parts = {block.name: row.block_scheme(block.name) for block in row.node.axes.blocks}
+        return Packed.of({name: change(old) if name in blocks else old for name, old in parts.items()})
+
+    def _edit(
+        self, pattern: Pattern | None, questions: dict[str, Any], edit: Callable[[Row, tuple[str, ...]], Row]
+    ) -> Plan:
+        chosen = select((row.node for row in self.rows), pattern, **questions)
+        rows = tuple(edit(row, chosen[row.name]) if row.name in chosen else row for row in self.rows)
+        return replace(self, rows=rows)
+
+    def explain(self, name: str) -> str:
+        """What one parameter is, what it gets, and why."""
+        row = self[name]
+        std = "" if row.kept else f", std {tables.number(row.std)}"
+        return f"{self.graph.explain(name)}\nIt gets {row.scheme.label}{std}: {row.reason}."
+
+    def diff(self, other: Plan) -> Difference:
+        """What is in one plan and not in the other; it prints as a table and is false when there is nothing."""
+        return compare_rows(self.rows, other.rows)
+
+    def cite(self) -> str:
+        """BibTeX for the publications that this plan draws on."""
+        return bibliography(key for row in self.rows for key in (*row.sources, *row.scheme.sources))
+
+    def summary(self) -> str:
+        """How many parameters each scheme fills, in a few lines."""
+        groups: dict[tuple[str, str], list[Row]] = {}
+        for row in self.rows:
+            groups.setdefault((str(row.role), row.scheme.label), []).append(row)
+        columns = [tables.Column("role"), tables.Column("scheme", wrap=True)]
+        columns += [tables.Column("tensors", right=True), tables.Column("elements", right=True)]
+        cells = [
+            (role, label, str(len(rows)), f"{sum(math.prod(row.shape) for row in rows):,}")
+            for (role, label), rows in groups.items()
+        ]
+        return tables.render(columns, cells, footer=f"{len(self)} parameters by recipe {self.recipe}")
+
+    def check(self, model: nn.Module) -> None:
+        """Raise unless every row fits a parameter of the model and every parameter has a row; nothing is written.
+
+        Raises:
+            PlanError: names, shapes or ties disagree; the message lists them.
+        """
+        _hands("check")(self, model)
+
+    def verify(self, model: nn.Module) -> Any:
+        """Compare a filled model with the plan: each row's expected mean and std against the measured ones.
+
+        Returns:
+            A `fanin.applying.Verification`, which is true when everything is within the sampling tolerance and
+            nothing, buffers included, is not a number.
+        """
+        return _hands("verify")(self, model)
+
+    @cached_property
+    def digest(self) -> str:
+        """A short hash of the content, the same on every machine."""
+        return hashlib.blake2b(self.to_json(indent=None).encode(), digest_size=8).hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON types."""
+        head = {"fanin": "plan", "schema": SCHEMA, "recipe": self.recipe, "source": self.source}
+        body = {"inputs": self.inputs, "notes": list(self.notes), "rows": [row.to_dict() for row in self.rows]}
+        return {**head, **body}
+
+    def to_json(self, indent: int | None = 1) -> str:
+        """The plan as JSON text, which `from_json` reads back to an equal plan."""
+        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The inverse of `to_json`. Nothing in the text is executed.
+
+        Raises:
+            PlanError: the text is no plan; the message names the row.
+        """
+        return _parse(text)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the plan as JSON; the file is replaced whole or not at all."""
+        target = Path(path)
+        scratch = target.with_name(target.name + ".part")
+        scratch.write_text(self.to_json() + "\n", encoding="utf-8")
+        scratch.replace(target)
+        return target
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan that `save` wrote."""
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+    def __str__(self) -> str:
+        columns = [
+            tables.Column("parameter"),
+            tables.Column("shape"),
+            tables.Column("role"),
+            tables.Column("scheme"),
+            tables.Column("std", right=True),
+            tables.Column("reason", wrap=True),
+        ]
+        cells = [
+            (
+                row.name,
+                tables.shape_text(row.shape),
+                str(row.role),
+                row.scheme.label,
+                tables.number(row.std),
+                row.reason,
+            )
+            for row in self.rows
+        ]
+        footer = "\n".join((f"{len(self)} parameters by recipe {self.recipe}", *self.notes))
+        return tables.render(columns, cells, footer=footer)
+
+
+def _over(reason: str, earlier: str) -> str:
+    return f"{reason} (before: {earlier})"
+
+
+def _parse(text: str) -> Plan:
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise PlanError(compose(f"text that is not JSON ({error})", "a plan as Plan.save writes it")) from None
+    if not isinstance(record, dict) or record.get("fanin") != "plan":
+        raise PlanError(compose("JSON that is not a plan", 'an object with "fanin": "plan", as Plan.save writes it'))
+    if record.get("schema") != SCHEMA:
+        raise PlanError(
+            compose(f"a plan of schema {record.get('schema')!r}", f"schema {SCHEMA}", instead='pip install -U "fanin"')
+        )
+    rows = []
+    for index, row in enumerate(record.get("rows", [])):
+        name = row.get("name", "?") if isinstance(row, dict) else "?"
+        try:
+            rows.append(Row.from_dict(row))
+        except (FaninError, KeyError, TypeError, ValueError, AttributeError) as error:
+            detail = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
+            raise PlanError(f"row {index} ({name}): {detail}") from None
+    names = [row.name for row in rows]
+    for name in names:
+        if names.count(name) > 1:
+            raise PlanError(compose(f"two rows named {name!r}", "one row a parameter"))
+    notes = tuple(str(note) for note in record.get("notes", []))
+    return Plan(
+        tuple(rows), str(record.get("recipe", "")), str(record.get("source", "")), record.get("inputs", ""), notes
+    )
+
+
+_connected: dict[str, Callable[..., Any]] = {}
+
+
+def connect(**hands: Callable[..., Any]) -> None:
+    """Let the floor that knows torch serve `Plan.check` and `Plan.verify`; this floor does not import it."""
+    _connected.update(hands)
+
+
+def _hands(name: str) -> Callable[..., Any]:
+    if name not in _connected:
+        raise PlanError(compose(f"plan.{name} before torch's floor is loaded", "import fanin"))
+    return _connected[name]

@@ -1,0 +1,98 @@
+"""The row of a plan: one parameter, what it gets, and why."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from fanin.errors import PlanError, compose
+from fanin.fans import Axes, Fans
+from fanin.graph import ParameterNode, Role
+from fanin.schemes import Expected, Keep, Packed, Scheme
+
+
+@dataclass(frozen=True)
+class Row:
+    """One parameter of a plan: what it is, what it gets, and why."""
+
+    node: ParameterNode
+    scheme: Scheme
+    reason: str
+    sources: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.node.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.node.shape
+
+    @property
+    def role(self) -> Role:
+        return self.node.role
+
+    @property
+    def kept(self) -> bool:
+        """Whether the parameter stays as its constructor made it."""
+        return isinstance(self.scheme, Keep)
+
+    @property
+    def fans(self) -> Fans:
+        return self.node.fans
+
+    @cached_property
+    def expected(self) -> Expected:
+        """Mean and standard deviation over all entries, a padding row included; not-a-number when kept."""
+        mean, std = self.scheme.expected(self.fans, self.shape, self.node.axes)
+        if self.node.padding_row is not None and self.shape and self.shape[0]:
+            share = 1 - 1 / self.shape[0]
+            second = share * (std**2 + mean**2)
+            mean *= share
+            std = math.sqrt(max(second - mean**2, 0.0))
+        return Expected(mean, std)
+
+    @property
+    def std(self) -> float | None:
+        """The expected standard deviation; None when the parameter is kept."""
+        return None if self.kept else self.expected.std
+
+    @cached_property
+    def block_std(self) -> dict[str, float]:
+        """The expected standard deviation of each block of a packed weight."""
+        if self.kept:
+            return {}
+        result = {}
+        for name, fans in self.node.axes.block_fans(self.shape).items():
+            result[name] = self.block_scheme(name).expected(fans, *self.block_site(name)).std
+        return result
+
+    def block_scheme(self, block: str) -> Scheme:
+        """The scheme of one block."""
+        return self.scheme.part(block) if isinstance(self.scheme, Packed) else self.scheme
+
+    def block_site(self, block: str) -> tuple[tuple[int, ...], Axes]:
+        """The shape and axes of one block, as of a weight of its own."""
+        axes = self.node.axes
+        size = next(part.size for part in axes.blocks if part.name == block)
+        shape = tuple(size if axis in axes.out_axis else length for axis, length in enumerate(self.shape))
+        return shape, axes.with_blocks(())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as JSON types: what a reader edits first, then what the parameter is."""
+        node = self.node.to_dict()
+        head = {key: node.pop(key) for key in ("name", "shape", "role")}
+        record = {**head, "scheme": self.scheme.to_dict(), "reason": self.reason}
+        return {**record, **({"sources": list(self.sources)} if self.sources else {}), "parameter": node}
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Row:
+        """The inverse of `to_dict`."""
+        node = {**record["parameter"], **{key: record[key] for key in ("name", "shape", "role")}}
+        reason = record["reason"]
+        if not isinstance(reason, str) or not reason:
+            raise PlanError(compose(f"reason {reason!r}", "a sentence that says why"))
+        scheme = Scheme.from_dict(record["scheme"])
+        return cls(ParameterNode.from_dict(node), scheme, reason, tuple(record.get("sources", ())))
