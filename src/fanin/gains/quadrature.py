@@ -36,6 +36,7 @@ _TO_COEFFICIENTS: Array = (np.arange(_ORDER)[:, None] + 0.5) * _VANDERMONDE.T * 
 _DERIVATIVE: Array = (
     np.polynomial.legendre.legval(_NODES, np.polynomial.legendre.legder(np.eye(_ORDER), axis=0)).T @ _TO_COEFFICIENTS
 )
+_DERIVATIVE -= np.diag(_DERIVATIVE.sum(axis=1))  # a constant has no slope, to the last bit
 
 
 class Integrals(NamedTuple):
@@ -98,7 +99,7 @@ def resolve(function: ArrayFunction, edges: Array, tolerance: float = _TOLERANCE
     Args:
         function: of an array, element by element.
         edges: ascending panel edges, as from `grid`.
-        tolerance: how large the last Legendre coefficients of a panel may be, in what they change in E f'², relative to E f².
+        tolerance: how much the last Legendre coefficients of a panel may change E f'², relative to E f².
 
     Raises:
         SchemeError: the function is nowhere smooth, or has thousands of kinks.
@@ -196,7 +197,7 @@ def _visible_tail(values: Array, nodes: Array, rms: float) -> Array:
 
 
 def _evaluate(function: ArrayFunction, nodes: Array) -> Array:
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(all="ignore"):
         values = np.asarray(function(nodes.ravel()), dtype=np.float64)
     if not np.isfinite(values).all():
         where = float(nodes.ravel()[~np.isfinite(values)][0])
