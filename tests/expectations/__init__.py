@@ -9,12 +9,14 @@ import json
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import nn
 
 from expectations.models import build, example
-from fanin.graph import ParameterNode
+
+if TYPE_CHECKING:
+    from fanin.graph import ParameterNode
 
 Record: TypeAlias = dict[str, Any]
 Shape: TypeAlias = tuple[int, ...]
