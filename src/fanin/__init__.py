@@ -1,1 +1,48 @@
-"""fanin: start every parameter of a PyTorch model right."""
+"""fanin: start every parameter of a PyTorch model right.
+
+>>> import fanin, torch
+>>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+>>> plan = fanin.initialize(model, recipe="he", seed=0)
+>>> print(plan["0.weight"].reason)
+followed by relu: gain 1.4142, fan_in 64
+"""
+
+from fanin import gains, guide, recipes, schemes
+from fanin.applying import apply
+
+# from fanin.comparison import compare
+from fanin.drawing import fill_
+from fanin.errors import FaninError
+from fanin.fans import Axes, Block, Fans
+from fanin.graph import Graph, ParameterNode, Role
+from fanin.planning import initialize, plan
+from fanin.plans import Plan
+
+# from fanin.race import Comparison
+from fanin.rows import Row
+from fanin.tracing.modules import fans_of
+from fanin.verification import Verification
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Axes",
+    "Block",
+    "FaninError",
+    "Fans",
+    "Graph",
+    "ParameterNode",
+    "Plan",
+    "Role",
+    "Row",
+    "Verification",
+    "apply",
+    "fans_of",
+    "fill_",
+    "gains",
+    "guide",
+    "initialize",
+    "plan",
+    "recipes",
+    "schemes",
+]

@@ -10,7 +10,7 @@ from typing import Any
 from fanin.errors import PlanError, compose
 from fanin.fans import Axes, Fans
 from fanin.graph import ParameterNode, Role
-from fanin.schemes import Expected, Keep, Packed, Scheme
+from fanin.schemes import Expected, Keep, Scheme
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Row:
 
     def block_scheme(self, block: str) -> Scheme:
         """The scheme of one block."""
-        return self.scheme.part(block) if isinstance(self.scheme, Packed) else self.scheme
+        return self.scheme.part(block)
 
     def block_site(self, block: str) -> tuple[tuple[int, ...], Axes]:
         """The shape and axes of one block, as of a weight of its own."""

@@ -31,19 +31,19 @@ def zero(graph: Graph) -> Plan:
 
     All units of a layer stay equal for ever, since they compute the same and get the same gradient.
     """
-    return _everywhere(graph, "zero", lambda node, _: (Zeros(), "zero start: all units of a layer stay equal"))
+    return everywhere(graph, "zero", lambda node, _: (Zeros(), "zero start: all units of a layer stay equal"))
 
 
 @register("normal")
 def normal(graph: Graph) -> Plan:
     """N(0, 0.01²) for every weight: symmetry is broken, the signal vanishes with depth."""
-    return _everywhere(graph, "normal", lambda node, _: (Normal(0.01), "a fixed small std, whatever the fans"))
+    return everywhere(graph, "normal", lambda node, _: (Normal(0.01), "a fixed small std, whatever the fans"))
 
 
 @register("lecun", sources=("lecun1998",))
 def lecun(graph: Graph) -> Plan:
     """LeCun normal, variance 1/fan_in: unit variance through linear layers, and the right one for SELU."""
-    return _everywhere(graph, "lecun", lambda node, _: (VarianceScaling(1.0), f"1/fan_in, {_fan_in(node)}"))
+    return everywhere(graph, "lecun", lambda node, _: (VarianceScaling(1.0), f"1/fan_in, {_fan_in(node)}"))
 
 
 @register("xavier", sources=("glorot2010",))
@@ -54,7 +54,7 @@ def xavier(graph: Graph) -> Plan:
         fans = node.fans
         return xavier_normal(), f"2/(fan_in + fan_out), fans {fans.fan_in:g} and {fans.fan_out:g}"
 
-    return _everywhere(graph, "xavier", rule)
+    return everywhere(graph, "xavier", rule)
 
 
 @register("he", sources=("he2015",))
@@ -63,9 +63,9 @@ def he(graph: Graph) -> Plan:
 
     def rule(node: ParameterNode, activation: str | None) -> tuple[Scheme, str]:
         after = following(node, activation)
-        return VarianceScaling(after.gain**2), f"{after.words}, {_fan_in(node)}"
+        return VarianceScaling(after.scale), f"{after.words}, {_fan_in(node)}"
 
-    return _everywhere(graph, "he", rule)
+    return everywhere(graph, "he", rule)
 
 
 @register("orthogonal", sources=("saxe2014",))
@@ -78,7 +78,7 @@ def orthogonal(graph: Graph) -> Plan:
         after = following(node, activation)
         return Orthogonal(after.gain), f"{after.words}, orthogonal"
 
-    return _everywhere(graph, "orthogonal", rule)
+    return everywhere(graph, "orthogonal", rule)
 
 
 @register("torch", sources=("pytorch",))
@@ -93,7 +93,9 @@ def torch_defaults(graph: Graph) -> Plan:
     return Plan.of(graph, "torch", decide)
 
 
-def _everywhere(graph: Graph, name: str, rule: WeightRule) -> Plan:
+def everywhere(graph: Graph, name: str, rule: WeightRule) -> Plan:
+    """One rule for every weight and for each block of a packed one; the plain start for everything else."""
+
     def decide(node: ParameterNode) -> tuple[Scheme, str]:
         if node.role in WEIGHTS:
             return for_each_block(node, rule)

@@ -26,9 +26,15 @@ LINEAR = {
 class Following:
     """A gain and the words that justify it."""
 
-    gain: float
+    scale: float
+    """The gain squared, ``1/E[φ(z)²]``: what a variance is multiplied by."""
     words: str
     known: bool = True
+
+    @property
+    def gain(self) -> float:
+        """``√scale``."""
+        return math.sqrt(self.scale)
 
 
 def following(node: ParameterNode, activation: str | None, unknown: str = "relu") -> Following:
@@ -46,15 +52,16 @@ def following(node: ParameterNode, activation: str | None, unknown: str = "relu"
     'followed by gelu: gain 1.5335'
     """
     if node.captured is not None and node.captured.name == activation and node.captured.second_moment > 0:
-        gain = 1 / math.sqrt(node.captured.second_moment)
-        return Following(gain, f"followed by {node.captured.name}: gain {gain:.4f} by quadrature")
+        scale = 1 / node.captured.second_moment
+        return Following(scale, f"followed by {activation}: gain {math.sqrt(scale):.4f} by quadrature")
     if activation is None:
-        gain = gains.gain(unknown)
-        return Following(gain, f"what follows is not known, {unknown} is assumed: gain {gain:.4f}", known=False)
+        scale = 1 / gains.moments(unknown).second_moment
+        words = f"what follows is not known, {unknown} is assumed: gain {math.sqrt(scale):.4f}"
+        return Following(scale, words, known=False)
     if activation in LINEAR:
         return Following(1.0, f"{LINEAR[activation]}: gain 1")
     try:
-        gain = gains.gain(activation)
+        scale = 1 / gains.moments(activation).second_moment
     except FaninError:
         return Following(1.0, f"followed by {activation}, whose gain is not known: gain 1", known=False)
-    return Following(gain, f"followed by {activation}: gain {gain:.4f}")
+    return Following(scale, f"followed by {activation}: gain {math.sqrt(scale):.4f}")

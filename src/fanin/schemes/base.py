@@ -35,16 +35,35 @@ class Scheme(ABC):
     elementwise: ClassVar[bool] = True
     """Each element is drawn on its own, so that any slice can be drawn without the rest."""
 
-    @abstractmethod
     def expected(self, fans: Fans, shape: Shape | None = None, axes: Axes = MATRIX) -> Expected:
         """The mean and standard deviation that the entries will have, up to sampling.
 
         Args:
             fans: of the weight, or of the block that is filled.
             shape: of the weight; matrix-wide schemes need it where the weight is not a plain ``(fan_out, fan_in)``
-                matrix.
+                matrix. The blocks of a packed weight are pooled, each with its own fans.
             axes: the parts that the shape's axes play.
         """
+        if shape is None or not axes.blocks:
+            return self._moments(fans, shape, axes)
+        each = axes.block_fans(shape)
+        (axis,) = axes.out_axis
+        total = sum(block.size for block in axes.blocks)
+        mean = second = 0.0
+        for block in axes.blocks:
+            rows = (*shape[:axis], block.size, *shape[axis + 1 :])
+            part = self.part(block.name)._moments(each[block.name], rows, axes.with_blocks(()))
+            mean += part.mean * block.size / total
+            second += (part.std**2 + part.mean**2) * block.size / total
+        return Expected(mean, math.sqrt(max(second - mean * mean, 0.0)))
+
+    def part(self, block: str) -> Scheme:
+        """The scheme of one block of a packed weight."""
+        return self
+
+    @abstractmethod
+    def _moments(self, fans: Fans, shape: Shape | None, axes: Axes) -> Expected:
+        """`expected` for a weight that is not packed."""
 
     @abstractmethod
     def scaled(self, factor: float) -> Scheme:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fanin.errors import SchemeError, compose
 from fanin.fans import Axes, Fans, Shape
-from fanin.schemes.base import MATRIX, Expected, Scheme, register, require_number
+from fanin.schemes.base import Expected, Scheme, register, require_number
 
 
 @register
@@ -27,7 +27,7 @@ class Constant(Scheme):
     def __post_init__(self) -> None:
         require_number("Constant", "value", self.value)
 
-    def expected(self, fans: Fans, shape: Shape | None = None, axes: Axes = MATRIX) -> Expected:
+    def _moments(self, fans: Fans, shape: Shape | None, axes: Axes) -> Expected:
         return Expected(self.value, 0.0)
 
     def scaled(self, factor: float) -> Constant:
@@ -61,7 +61,7 @@ class Keep(Scheme):
     says so in the plan. On the meta device there is nothing to keep, which is an error when the plan is applied.
     """
 
-    def expected(self, fans: Fans, shape: Shape | None = None, axes: Axes = MATRIX) -> Expected:
+    def _moments(self, fans: Fans, shape: Shape | None, axes: Axes) -> Expected:
         return Expected(math.nan, math.nan)
 
     def scaled(self, factor: float) -> Keep:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from fanin.fans import Axes, Fans, Shape
-from fanin.schemes.base import MATRIX, Expected, Scheme, matrix_of, register, require_number
+from fanin.schemes.base import Expected, Scheme, matrix_of, register, require_number
 
 
 @register
@@ -28,7 +28,7 @@ class Identity(Scheme):
     def __post_init__(self) -> None:
         require_number("Identity", "gain", self.gain)
 
-    def expected(self, fans: Fans, shape: Shape | None = None, axes: Axes = MATRIX) -> Expected:
+    def _moments(self, fans: Fans, shape: Shape | None, axes: Axes) -> Expected:
         matrix = matrix_of(fans, shape, axes)
         share = min(matrix.rows, matrix.columns) / matrix.entries
         return Expected(self.gain * share, abs(self.gain) * math.sqrt(share * (1 - share)))
@@ -80,7 +80,7 @@ class Sparse(Scheme):
         require_number("Sparse", "incoming", self.incoming, minimum=1)
         require_number("Sparse", "std", self.std, minimum=0)
 
-    def expected(self, fans: Fans, shape: Shape | None = None, axes: Axes = MATRIX) -> Expected:
+    def _moments(self, fans: Fans, shape: Shape | None, axes: Axes) -> Expected:
         _, incoming = matrix_of(fans, shape, axes).flat
         return Expected(0.0, self.std * math.sqrt(min(self.incoming / incoming, 1.0)))
 

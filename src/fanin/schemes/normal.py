@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from fanin.errors import SchemeError, compose
 from fanin.fans import Axes, Fans, Shape
-from fanin.schemes.base import MATRIX, Expected, Scheme, register, require_choice, require_number
+from fanin.schemes.base import Expected, Scheme, register, require_choice, require_number
 
 Bounds = Literal["sigma", "absolute"]
 _STANDARD = NormalDist()
@@ -34,7 +34,7 @@ class Normal(Scheme):
         require_number("Normal", "std", self.std, minimum=0)
         require_number("Normal", "mean", self.mean)
 
-    def expected(self, fans: Fans, shape: Shape | None = None, axes: Axes = MATRIX) -> Expected:
+    def _moments(self, fans: Fans, shape: Shape | None, axes: Axes) -> Expected:
         return Expected(self.mean, self.std)
 
     def scaled(self, factor: float) -> Normal:
@@ -61,7 +61,7 @@ class Uniform(Scheme):
         require_number("Uniform", "low", self.low)
         require_number("Uniform", "high", self.high, minimum=self.low)
 
-    def expected(self, fans: Fans, shape: Shape | None = None, axes: Axes = MATRIX) -> Expected:
+    def _moments(self, fans: Fans, shape: Shape | None, axes: Axes) -> Expected:
         return Expected((self.low + self.high) / 2, (self.high - self.low) / math.sqrt(12))
 
     def scaled(self, factor: float) -> Uniform:
@@ -147,7 +147,7 @@ class TruncatedNormal(Scheme):
             return self.low, self.high
         return self.mean + self.low * self.parent_std, self.mean + self.high * self.parent_std
 
-    def expected(self, fans: Fans, shape: Shape | None = None, axes: Axes = MATRIX) -> Expected:
+    def _moments(self, fans: Fans, shape: Shape | None, axes: Axes) -> Expected:
         if not self.std:
             return Expected(self.mean, 0.0)
         inner = truncated_moments(*self.sigmas)

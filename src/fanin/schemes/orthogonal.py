@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from fanin.errors import SchemeError, compose
 from fanin.fans import Axes, Fans, Shape
-from fanin.schemes.base import MATRIX, Expected, Scheme, matrix_of, register, require_number
+from fanin.schemes.base import Expected, Scheme, matrix_of, register, require_number
 
 
 @register
@@ -36,7 +36,7 @@ class Orthogonal(Scheme):
     def __post_init__(self) -> None:
         require_number("Orthogonal", "gain", self.gain)
 
-    def expected(self, fans: Fans, shape: Shape | None = None, axes: Axes = MATRIX) -> Expected:
+    def _moments(self, fans: Fans, shape: Shape | None, axes: Axes) -> Expected:
         return Expected(0.0, abs(self.gain) / math.sqrt(max(matrix_of(fans, shape, axes).flat)))
 
     def scaled(self, factor: float) -> Orthogonal:
@@ -71,7 +71,7 @@ class ScaledOrthogonal(Scheme):
     def __post_init__(self) -> None:
         require_number("ScaledOrthogonal", "gain", self.gain)
 
-    def expected(self, fans: Fans, shape: Shape | None = None, axes: Axes = MATRIX) -> Expected:
+    def _moments(self, fans: Fans, shape: Shape | None, axes: Axes) -> Expected:
         return Expected(0.0, abs(self.gain) / math.sqrt(fans.fan_in))
 
     def scaled(self, factor: float) -> ScaledOrthogonal:
@@ -106,7 +106,7 @@ class DeltaOrthogonal(Scheme):
     def __post_init__(self) -> None:
         require_number("DeltaOrthogonal", "gain", self.gain)
 
-    def expected(self, fans: Fans, shape: Shape | None = None, axes: Axes = MATRIX) -> Expected:
+    def _moments(self, fans: Fans, shape: Shape | None, axes: Axes) -> Expected:
         matrix = matrix_of(fans, shape, axes)
         return Expected(0.0, abs(self.gain) / math.sqrt(max(matrix.rows, matrix.columns) * matrix.kernel))
 

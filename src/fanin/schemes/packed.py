@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fanin.errors import SchemeError, compose, nearest
 from fanin.fans import Axes, Fans, Shape
-from fanin.schemes.base import MATRIX, Expected, Scheme, register
+from fanin.schemes.base import Expected, Scheme, register
 
 
 @register
@@ -51,19 +50,8 @@ class Packed(Scheme):
                 return scheme
         raise SchemeError(f"no scheme for block {block!r}; {nearest(block, [name for name, _ in self.parts])}")
 
-    def expected(self, fans: Fans, shape: Shape | None = None, axes: Axes = MATRIX) -> Expected:
-        """Pooled over the blocks, each with its own fans, weighted by its rows."""
-        if shape is None or not axes.blocks:
-            raise SchemeError(compose("a packed scheme without blocks", "axes with blocks and the weight's shape"))
-        each = axes.block_fans(shape)
-        total = sum(block.size for block in axes.blocks)
-        mean = second = 0.0
-        for block in axes.blocks:
-            rows = tuple(block.size if axis in axes.out_axis else size for axis, size in enumerate(shape))
-            part = self.part(block.name).expected(each[block.name], rows, axes.with_blocks(()))
-            mean += part.mean * block.size / total
-            second += (part.std**2 + part.mean**2) * block.size / total
-        return Expected(mean, math.sqrt(max(second - mean * mean, 0.0)))
+    def _moments(self, fans: Fans, shape: Shape | None, axes: Axes) -> Expected:
+        raise SchemeError(compose("a packed scheme without blocks", "axes with blocks and the weight's shape"))
 
     def scaled(self, factor: float) -> Packed:
         return Packed(tuple((name, scheme.scaled(factor)) for name, scheme in self.parts))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from fanin.fans import Axes, Fans, Shape
-from fanin.schemes.base import MATRIX, Expected, Scheme, register, require_choice, require_number
+from fanin.schemes.base import Expected, Scheme, register, require_choice, require_number
 from fanin.schemes.normal import Normal, TruncatedNormal, Uniform
 
 Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
@@ -49,7 +49,7 @@ class VarianceScaling(Scheme):
         """``√scale``."""
         return math.sqrt(self.scale)
 
-    def expected(self, fans: Fans, shape: Shape | None = None, axes: Axes = MATRIX) -> Expected:
+    def _moments(self, fans: Fans, shape: Shape | None, axes: Axes) -> Expected:
         count: float = getattr(fans, self.mode)
         return Expected(0.0, math.sqrt(self.scale / count) if count else 0.0)
 

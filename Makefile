@@ -1,0 +1,44 @@
+# The two commands of the README are `make demo` and `make test`; everything else is for those who change the code.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint format bench clean help
+
+help:
+	@echo "make demo    install, then race six initializations on handwritten digits"
+	@echo "make test    install, then lint, type-check and run every test"
+	@echo "make lint    ruff and mypy alone"
+	@echo "make bench   the benchmarks behind the numbers in the docs (long)"
+
+$(STAMP): pyproject.toml
+	@echo "» creating $(VENV) and installing fanin with its development tools (once, a few minutes)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+demo: $(STAMP)
+	@echo "» racing six initializations on handwritten digits"
+	@$(BIN)/fanin compare
+
+lint: $(STAMP)
+	@echo "» ruff"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "» mypy"
+	@$(BIN)/mypy
+
+test: lint
+	@echo "» pytest"
+	@$(BIN)/python -m pytest
+
+format: $(STAMP)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(STAMP)
+	@for script in benchmarks/[a-z]*.py; do echo "» $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
