@@ -220,6 +220,22 @@ def test_callables_of_arrays_and_tensors(function: Any, name: str) -> None:
     assert found.derivative_second_moment == pytest.approx(known.derivative_second_moment, rel=1e-8)
 
 
+@pytest.mark.parametrize(
+    ("function", "homogeneous"),
+    [
+        (lambda x: np.where(x > 0, x, 0.1 * x), True),
+        (lambda x: F.relu(x.float()), True),
+        (lambda x: 0.0 * x, True),
+        (np.tanh, False),
+        (np.square, False),
+        (lambda x: np.maximum(x, 0.0) + 0.1, False),
+        (lambda x: np.clip(x, 0.0, 6.0), False),
+    ],
+)
+def test_homogeneous_callables_are_recognised(function: Any, homogeneous: bool) -> None:
+    assert gains.moments(function).homogeneous is homogeneous
+
+
 def test_single_precision_callables() -> None:
     found, known = gains.moments(lambda x: F.silu(x.float())), gains.moments("silu")
     assert found.second_moment == pytest.approx(known.second_moment, rel=1e-6)
@@ -232,6 +248,13 @@ def test_kinks_are_found_and_jumps_are_named() -> None:
     assert find_kinks(np.tanh) == ((), True)
     assert "jumps" in gains.moments(lambda x: np.sign(x)).holds
     assert "jumps" not in gains.moments("relu").holds
+
+
+def test_an_undeclared_jump_adds_nothing_to_the_derivative() -> None:
+    def shrink(z: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.where(np.abs(z) > 0.4321, z, 0.0)
+
+    assert integrate(shrink).derivative_second == pytest.approx(math.erfc(0.4321 / math.sqrt(2)), rel=1e-9)
 
 
 @pytest.mark.parametrize("frequency", [5.0, 30.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from torch import nn
 from fanin import gains, meanfield
 from fanin.errors import SchemeError
 from fanin.gains.pairs import pair_expectation
+from fanin.meanfield.maps import correlation_step
+from fanin.meanfield.roots import find_root
 
 WIDTH, DEPTH, INPUTS = 1000, 20, 64
 
@@ -106,6 +109,8 @@ def test_gelu_is_critical_with_bias_but_not_for_long() -> None:
     point = meanfield.critical_point("gelu", 1.0)
     assert point.bias_variance > 0
     assert not point.stable
+    with pytest.raises(SchemeError, match="stable critical point"):
+        meanfield.critical_point_at_bias("gelu", point.bias_variance)
     nudged = meanfield.fixed_point("gelu", point.weight_variance, point.bias_variance, start=1.01)
     assert nudged.outcome == "exploding"
 
@@ -171,6 +176,14 @@ def test_pairs_against_sampling(name: str) -> None:
     assert tolerance < 0.05
 
 
+@pytest.mark.parametrize("name", ["tanh", "selu", "swiglu", "reglu"])
+@pytest.mark.parametrize("correlation", [-0.4, 0.0, 0.7])
+def test_slope_of_the_correlation_map(name: str, correlation: float) -> None:
+    up, down = (meanfield.correlation_map(name, correlation + step, 2.0, 1.5, 0.3) for step in (1e-5, -1e-5))
+    slope = correlation_step(gains.resolve_activation(name), correlation, 2.0, 1.5, 0.3).slope
+    assert slope == pytest.approx((up - down) / 2e-5, rel=1e-6)
+
+
 @given(
     name=st.sampled_from(["relu", "tanh", "gelu", "hardtanh", "sigmoid", "hardshrink"]),
     correlations=st.tuples(st.floats(0, 1), st.floats(0, 1)),
@@ -213,13 +226,20 @@ class Measured(NamedTuple):
     correlations: torch.Tensor
 
 
-def measure(activation: nn.Module, weight_variance: float, bias_variance: float, correlation: float) -> Measured:
+def measure(
+    activation: nn.Module,
+    weight_variance: float,
+    bias_variance: float = 0.0,
+    correlation: float = 0.0,
+    depth: int = DEPTH,
+    scale: float = 1.0,
+) -> Measured:
     """A deep torch network, one forward and one backward."""
     generator = torch.Generator().manual_seed(5)
-    first, second = torch.randn(2, INPUTS, WIDTH, generator=generator)
+    first, second = scale * torch.randn(2, INPUTS, WIDTH, generator=generator)
     x = torch.cat([first, correlation * first + math.sqrt(1 - correlation**2) * second])
     outputs = []
-    for _ in range(DEPTH):
+    for _ in range(depth):
         layer = torch.nn.utils.skip_init(nn.Linear, WIDTH, WIDTH)
         with torch.no_grad():
             layer.weight.normal_(0.0, math.sqrt(weight_variance / WIDTH), generator=generator)
@@ -270,6 +290,16 @@ def test_profile_of_a_deep_torch_network(activation: nn.Module, weight_variance:
         np.abs(np.log(wrong.gradients) - np.log(predicted.gradients)).max(),
     )
     assert power > 20 * sigma
+
+
+def test_gradient_grows_by_the_derivative_of_its_own_layer() -> None:
+    """Layer 1 is saturated (χ = 0.07), layer 2 is not (0.61): a χ from the wrong layer is off by a factor 9."""
+    predicted = meanfield.profile("tanh", 3, 1.5, input_second_moment=100.0)
+    gradients = measure(nn.Tanh(), 1.5, depth=3, scale=10.0).gradients
+    ratios = [float(before / after) for before, after in itertools.pairwise(gradients)]
+    assert ratios == pytest.approx(predicted.chis[:2], rel=0.15)
+    assert predicted.chis[1] > 3 * predicted.chis[0]
+    assert predicted.gradients == pytest.approx((predicted.chis[0] * predicted.chis[1], predicted.chis[1], 1.0))
 
 
 def scatter(activation: nn.Module, length: float) -> float:
@@ -325,3 +355,15 @@ def test_depth_scale() -> None:
     assert meanfield.depth_scale(math.exp(0.25)) == pytest.approx(4.0)
     assert meanfield.depth_scale(1.0) == math.inf
     assert meanfield.depth_scale(0.0) == 0.0
+
+
+def test_roots_are_found_quickly() -> None:
+    """A stale end would make the false position linear, and slow, on a function as bent as this."""
+    calls = []
+
+    def bent(x: float) -> float:
+        calls.append(x)
+        return x**9 - 1e-3
+
+    assert find_root(bent, 0.0, 2.0) == pytest.approx(1e-3 ** (1 / 9), rel=1e-12)
+    assert len(calls) < 60

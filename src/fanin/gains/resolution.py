@@ -78,7 +78,14 @@ def from_callable(
     single = bool(np.array_equal(values, values.astype(np.float32)))
     tolerance = _SINGLE_PRECISION_TOLERANCE if single else 1e-11
     found, continuous = find_kinks(evaluate, tolerance)
-    return Activation(label, evaluate, found if kinks is None else tuple(kinks), continuous, tolerance=tolerance)
+    return Activation(
+        name=label,
+        function=evaluate,
+        kinks=found if kinks is None else tuple(kinks),
+        continuous=continuous,
+        homogeneous=_is_homogeneous(evaluate, values, tolerance),
+        tolerance=tolerance,
+    )
 
 
 def _label(function: object) -> str:
@@ -153,6 +160,14 @@ def _through_torch(function: Callable[[Any], Any], torch: ModuleType) -> ArrayFu
         return values
 
     return evaluate
+
+
+def _is_homogeneous(function: ArrayFunction, values: Array, tolerance: float) -> bool:
+    """Whether ``f(λx) = λf(x)`` from an eighth to eight times the probe, to within rounding."""
+    return all(
+        np.allclose(function(factor * _PROBE), factor * values, rtol=tolerance, atol=0.0)
+        for factor in (0.125, 0.7, 8.0)
+    )
 
 
 def _check_element_wise(function: ArrayFunction, values: Array, label: str) -> None:
