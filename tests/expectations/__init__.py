@@ -6,6 +6,7 @@ The format and the reading rules are in README.md.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -33,6 +34,7 @@ PLAIN = frozenset(
         "tamed_by",
         "stream_depth",
         "output",
+        "depth",
         "exercised",
         "frozen",
         "padding_row",
@@ -78,6 +80,21 @@ def expected(name: str) -> dict[str, dict[str, Any]]:
         if rule is not None:
             result[parameter] = _resolve(rule["expect"], parameter, shape)
     return result
+
+
+def differences(name: str, graph: Iterable[ParameterNode]) -> list[tuple[str, str, Any, Any]]:
+    """Where a traced graph and the expectation disagree: parameter, field, expected, observed."""
+    nodes = {node.name: node for node in graph}
+    found: list[tuple[str, str, Any, Any]] = []
+    for parameter, fields in expected(name).items():
+        if parameter not in nodes:
+            found.append((parameter, "", "a node", "none"))
+            continue
+        for field, value in fields.items():
+            seen = observe(nodes[parameter], field)
+            if seen != value:
+                found.append((parameter, field, value, seen))
+    return found
 
 
 def matches(rule: Record, parameter: str) -> bool:

@@ -56,7 +56,7 @@ def _transformers(record: dict[str, Any], name: str) -> nn.Module:
 def _awkward(record: dict[str, Any], name: str) -> nn.Module:
     from expectations import awkward
 
-    model: nn.Module = getattr(awkward, name)(**record.get("config", {}))
+    model: nn.Module = getattr(awkward, record.get("class", name))(**record.get("config", {}))
     return model
 
 
