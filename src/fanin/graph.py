@@ -153,7 +153,7 @@ class ParameterNode:
     def from_dict(cls, record: dict[str, Any]) -> ParameterNode:
         """The inverse of `to_dict`."""
         values = dict(record)
-        values["shape"] = tuple(values["shape"])
+        values["shape"] = tuple(int(size) for size in values["shape"])
         values["role"] = Role(values["role"])
         values["axes"] = Axes.from_dict(values["axes"])
         for name in ("aliases", "reparametrized"):

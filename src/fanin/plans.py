@@ -215,27 +215,14 @@ class Plan:
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
 
     def __str__(self) -> str:
-        columns = [
-            tables.Column("parameter"),
-            tables.Column("shape"),
-            tables.Column("role"),
-            tables.Column("scheme"),
-            tables.Column("std", right=True),
-            tables.Column("reason", wrap=True),
-        ]
+        columns = [tables.Column("parameter"), tables.Column("shape", right=True), tables.Column("scheme")]
+        columns.append(tables.Column("std", right=True))
         cells = [
-            (
-                row.name,
-                tables.shape_text(row.shape),
-                str(row.role),
-                row.scheme.label,
-                tables.number(row.std),
-                row.reason,
-            )
-            for row in self.rows
+            (row.name, tables.shape_text(row.shape), row.scheme.label, tables.number(row.std)) for row in self.rows
         ]
+        notes = [f"{str(row.role).replace('_', ' ')}: {row.reason}" for row in self.rows]
         footer = "\n".join((f"{len(self)} parameters by recipe {self.recipe}", *self.notes))
-        return tables.render(columns, cells, footer=footer)
+        return tables.render_annotated(columns, cells, notes, footer=footer)
 
 
 def _over(reason: str, earlier: str) -> str:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
+from fanin.tables import load_rich
+
 T = TypeVar("T")
 PATIENCE = 2.0
 """Seconds after which a person wants to see that something is going on."""
@@ -17,6 +19,7 @@ def track(items: Sequence[T], label: str) -> Iterator[T]:
     if not sys.stderr.isatty():
         yield from items
         return
+    load_rich()
     from rich.console import Console
     from rich.progress import Progress
 

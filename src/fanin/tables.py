@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import io
+import random
 import shutil
+import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +43,7 @@ def render(
     ────────────────
     fc.weight   0.02
     """
+    load_rich()
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -68,6 +73,54 @@ def render(
         console.print(table)
     text = "\n".join(line.rstrip() for line in capture.get().splitlines())
     return "\n".join(part for part in (title, text, footer) if part)
+
+
+def render_annotated(
+    columns: Sequence[Column],
+    rows: Iterable[Sequence[str]],
+    notes: Iterable[str],
+    *,
+    footer: str = "",
+    width: int | None = None,
+) -> str:
+    """Lay rows out as text with a sentence under each, for what a narrow column would break into pieces.
+
+    A first cell that is too long for its column gets a line of its own.
+
+    >>> print(render_annotated([Column("name"), Column("std", right=True)], [("fc", "0.02")], ["a small start"], width=30))
+    name   std
+    ──────────
+    fc    0.02
+        a small start
+    """
+    total = width or shutil.get_terminal_size((100, 24)).columns
+    cells = [tuple(column.title for column in columns), *(tuple(row) for row in rows)]
+    sizes = [max(len(row[index]) for row in cells) for index in range(len(columns))]
+    sizes[0] = min(sizes[0], max(total - sum(sizes[1:]) - 2 * (len(columns) - 1), 12))
+
+    def line(row: Sequence[str]) -> str:
+        parts = [
+            cell.rjust(size) if column.right else cell.ljust(size)
+            for cell, size, column in zip(row, sizes, columns, strict=True)
+        ]
+        return "  ".join(parts).rstrip()
+
+    lines = [line(cells[0]), "─" * min(sum(sizes) + 2 * (len(columns) - 1), total)]
+    for row, note in zip(cells[1:], notes, strict=True):
+        if len(row[0]) > sizes[0]:
+            lines.append(row[0])
+            row = ("", *row[1:])
+        lines.append(line(row))
+        lines.extend(textwrap.wrap(note, total, initial_indent="    ", subsequent_indent="    "))
+    return "\n".join([*lines, *([footer] if footer else [])])
+
+
+def load_rich() -> None:
+    """Import rich without its mark on the global random state, from which it draws an identifier when imported."""
+    if "rich.console" not in sys.modules:
+        state = random.getstate()
+        importlib.import_module("rich.console")
+        random.setstate(state)
 
 
 def number(value: float | None, digits: int = 4) -> str:

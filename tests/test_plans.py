@@ -1,0 +1,252 @@
+"""Plans: rows for everything, edits, differences, files."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import fanin
+from fanin.errors import FaninError, PlanError, RecipeError
+from fanin.plans import Plan
+from fanin.schemes import Keep, Normal, Packed, Scheme, VarianceScaling, Zeros
+
+pytestmark = pytest.mark.usefixtures("untouched_random_state")
+
+
+class Mixed(nn.Module):
+    """Tied, packed, padded, normalized and bare parameters in one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(30, 16, padding_idx=2)
+        self.norm = nn.LayerNorm(16)
+        self.attention = nn.MultiheadAttention(16, 2)
+        self.memory = nn.LSTM(16, 12)
+        self.body = nn.Sequential(nn.Linear(12, 24), nn.GELU(), nn.Dropout(0.1), nn.Linear(24, 16), nn.ReLU())
+        self.head = nn.Linear(16, 30, bias=False)
+        self.head.weight = self.table.weight
+        self.A_log = nn.Parameter(torch.ones(3))
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        return Mixed()
+
+
+@pytest.fixture
+def plan(model: nn.Module) -> Plan:
+    return fanin.plan(model, recipe="he")
+
+
+@pytest.mark.parametrize("recipe", ["zero", "normal", "xavier", "he", "lecun", "orthogonal", "torch"])
+class TestEveryClassicRecipe:
+    def test_has_a_row_and_a_reason_for_every_parameter(self, recipe: str, model: nn.Module) -> None:
+        plan = fanin.plan(model, recipe=recipe)
+        assert [row.name for row in plan] == [name for name, _ in model.named_parameters()]
+        assert all(row.reason for row in plan)
+
+    def test_survives_a_file(self, recipe: str, model: nn.Module, tmp_path: Path) -> None:
+        plan = fanin.plan(model, recipe=recipe)
+        again = Plan.load(plan.save(tmp_path / "init.json"))
+        assert again == plan
+        assert hash(again) == hash(plan)
+        assert again.digest == plan.digest
+        assert not plan.diff(again)
+
+    def test_covers_a_model_full_of_nan(self, recipe: str, model: nn.Module) -> None:
+        plan = fanin.plan(model, recipe=recipe)
+        with torch.no_grad():
+            for row in plan:
+                if not row.kept:
+                    model.get_parameter(row.name).fill_(math.nan)
+        fanin.apply(plan, model, seed=3)
+        report = plan.verify(model)
+        assert report, str(report)
+        assert not model.table.weight[2].any()
+
+    def test_is_idempotent_and_decided_by_the_seed(self, recipe: str, model: nn.Module) -> None:
+        plan = fanin.plan(model, recipe=recipe)
+        fanin.apply(plan, model, seed=3)
+        first = [value.detach().clone() for value in model.parameters()]
+        fanin.apply(plan, model, seed=3)
+        assert all(torch.equal(a, b) for a, b in zip(first, model.parameters(), strict=True))
+
+
+def test_torch_recipe_draws_what_constructors_draw(model: nn.Module) -> None:
+    plan = fanin.plan(model, recipe="torch")
+    for row in plan:
+        values = model.get_parameter(row.name).detach()
+        expected_mean, expected_std = row.expected
+        if row.kept or values.numel() < 100:
+            continue
+        # Six standard errors of a normal law; uniform ones err less. At n ≥ 192 a factor √2 is 8 of them away.
+        assert values.std(correction=0).item() == pytest.approx(expected_std, rel=6 / math.sqrt(2 * values.numel()))
+        assert values.mean().item() == pytest.approx(expected_mean, abs=6 * expected_std / math.sqrt(values.numel()))
+
+
+def test_rows_know_block_stds(plan: Plan) -> None:
+    assert plan["attention.in_proj_weight"].block_std == pytest.approx({"q": 0.25, "k": 0.25, "v": 0.25})
+    assert plan["memory.weight_ih_l0"].block_std["g"] == pytest.approx(1.592537 / 4, rel=1e-6)
+    assert plan["body.0.weight"].reason == "followed by gelu: gain 1.5335, fan_in 12"
+
+
+def test_edits_by_glob_name_function_and_question(plan: Plan) -> None:
+    edited = plan.replace("body.*.weight", Zeros(), reason="a test")
+    assert [row.name for row in edited if row.scheme == Zeros() and row.role == "linear"] == [
+        "body.0.weight",
+        "body.3.weight",
+    ]
+    assert edited["body.0.weight"].reason == "a test (before: followed by gelu: gain 1.5335, fan_in 12)"
+    assert plan.keep("head.weight")["table.weight"].kept
+    assert plan.replace(lambda node: node.feedback, Normal(0.5))["memory.weight_hh_l0"].scheme == Normal(0.5)
+    assert plan.scale(["body.0.weight", "body.3.weight"], 0.5)["body.3.weight"].std == pytest.approx(
+        plan["body.3.weight"].std / 2
+    )
+    assert plan.keep(role="norm_scale")["norm.weight"].kept
+
+
+def test_a_question_for_a_block_edits_only_the_block(plan: Plan) -> None:
+    edited = plan.replace("attention.*weight", Zeros(), role="query", reason="start with even attention")
+    row = edited["attention.in_proj_weight"]
+    assert isinstance(row.scheme, Packed)
+    assert row.block_std == pytest.approx({"q": 0.0, "k": 0.25, "v": 0.25})
+
+
+def test_the_later_of_two_edits_wins_and_both_are_told(plan: Plan) -> None:
+    edited = plan.replace("body.0.weight", Normal(0.1), reason="first").replace(
+        "body.0.weight", Normal(0.2), reason="second"
+    )
+    assert edited["body.0.weight"].scheme == Normal(0.2)
+    assert edited["body.0.weight"].reason.startswith("second (before: first (before: ")
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda plan: plan.keep("body.1.weight"), "body.0.weight"),
+        (lambda plan: plan.replace("*.bodyy.*", Zeros()), "a pattern that matches at least one"),
+        (lambda plan: plan.keep(role="conv"), "roles here"),
+        (lambda plan: plan.keep(role="querry"), "did you mean 'query'"),
+        (lambda plan: plan.keep(colour="red"), "a field of a node"),
+        (lambda plan: plan.keep(), "no pattern and no question"),
+        (lambda plan: plan.scale("A_log", 2.0), "A_log: .*kept"),
+        (lambda plan: plan["body.0.wieght"], "did you mean 'body.0.weight'"),
+    ],
+)
+def test_edits_that_cannot_be_meant_are_errors(plan: Plan, edit: object, words: str) -> None:
+    with pytest.raises(PlanError, match="(?s)" + words):
+        edit(plan)  # type: ignore[operator]
+
+
+def test_diff_shows_what_changed(plan: Plan) -> None:
+    difference = plan.diff(plan.replace("body.0.weight", Zeros()))
+    assert len(difference) == 1
+    assert "body.0.weight" in str(difference)
+    assert str(plan.diff(plan)) == "no difference"
+
+
+def test_cite_explain_and_summary(plan: Plan) -> None:
+    assert "@inproceedings{he2015" in plan.cite()
+    assert "fan_in 12" in plan.explain("body.0.weight")
+    assert "he normal" not in plan.summary().splitlines()[0]
+    assert f"{len(plan)} parameters" in plan.summary()
+
+
+def broken(plan: Plan, change: object) -> str:
+    record = json.loads(plan.to_json())
+    change(record)  # type: ignore[operator]
+    return json.dumps(record)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda r: r.update(schema=99), "schema 99"),
+        (lambda r: r.update(fanin="graph"), "JSON that is not a plan"),
+        (lambda r: r["rows"][1]["scheme"].update(scheme="Evil"), r"row 1 \(norm.weight\)|row 1 .*Evil"),
+        (lambda r: r["rows"][1]["scheme"].update(std=-1), r"row 1 .*at least 0"),
+        (lambda r: r["rows"][0].pop("reason"), r"row 0 .*'reason' is missing"),
+        (lambda r: r["rows"][0].update(reason=""), "a sentence that says why"),
+        (lambda r: r["rows"][0].update(role="__import__('os')"), "row 0"),
+        (lambda r: r["rows"].append(r["rows"][0]), "two rows named"),
+        (lambda r: r["rows"].insert(0, 7), r"row 0 \(\?\)"),
+        (lambda r: r["rows"][0].update(shape="big"), "row 0"),
+        (lambda r: r["rows"][0]["parameter"].update(surprise=1), "row 0.*surprise"),
+    ],
+)
+def test_edited_and_hostile_files_give_the_row(plan: Plan, change: object, words: str) -> None:
+    with pytest.raises(PlanError, match="(?s)" + words):
+        Plan.from_json(broken(plan, change))
+
+
+def test_files_that_are_not_json(tmp_path: Path) -> None:
+    file = tmp_path / "init.json"
+    file.write_text("import os")
+    with pytest.raises(PlanError, match="not JSON"):
+        Plan.load(file)
+
+
+def test_a_plan_is_written_whole_or_not_at_all(plan: Plan, model: nn.Module) -> None:
+    with torch.random.fork_rng(devices=[]):
+        model.body[3] = nn.Linear(24, 17)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    with pytest.raises(PlanError, match=r"body\.3\.weight: the plan says 16×24, the model has 17×24"):
+        fanin.apply(plan, model)
+    assert all(torch.equal(before[name], value) for name, value in model.named_parameters())
+
+
+def test_verify_sees_a_wrong_gain_and_a_nan(plan: Plan, model: nn.Module) -> None:
+    fanin.apply(plan, model)
+    assert plan.verify(model)
+    with torch.no_grad():
+        model.body[0].weight *= math.sqrt(2)
+        model.norm.bias[3] = math.nan
+    report = plan.verify(model)
+    assert {check.name for check in report.problems} == {"body.0.weight", "norm.bias"}
+    assert "body.0.weight" in str(report)
+
+
+def test_a_function_is_a_recipe(model: nn.Module) -> None:
+    def mine(graph: fanin.Graph) -> Plan:
+        return Plan.of(graph, "mine", lambda node: (Normal(0.5), "because"))
+
+    assert fanin.initialize(model, recipe=mine)["A_log"].scheme == Normal(0.5)
+    with pytest.raises(RecipeError, match="did you mean 'xavier'"):
+        fanin.plan(model, recipe="xaver")
+
+
+def test_the_users_activation_fills_what_is_not_known(model: nn.Module) -> None:
+    def scheme(activation: object) -> Scheme:
+        return fanin.plan(model, recipe="he", activation=activation)["attention.out_proj.weight"].scheme  # type: ignore[arg-type]
+
+    assert scheme("tanh").expected(fanin.Fans(16, 16)).std == pytest.approx(1.592537 / 4, rel=1e-6)
+    assert scheme(nn.LeakyReLU(0.5)) == VarianceScaling(2 / 1.25)
+    assert scheme(lambda x: 3 * x).expected(fanin.Fans(16, 16)).std == pytest.approx(1 / 12, rel=1e-6)
+    with pytest.raises(FaninError, match=r"known|did you mean"):
+        scheme("tanhh")
+
+
+def test_same_values_whatever_the_order_of_construction() -> None:
+    def build(flip: bool) -> nn.Module:
+        net = nn.Module()
+        for name in ("b", "a") if flip else ("a", "b"):
+            net.add_module(name, nn.Linear(8, 8))
+        return net
+
+    with torch.random.fork_rng(devices=[]):
+        one, two = build(False), build(True)
+    fanin.initialize(one, recipe="he", seed=9)
+    fanin.initialize(two, recipe="he", seed=9)
+    assert torch.equal(one.a.weight, two.a.weight)
+    assert not torch.equal(one.a.weight, one.b.weight)
+
+
+def test_kept_rows_have_no_std(plan: Plan) -> None:
+    assert plan["A_log"].scheme == Keep()
+    assert plan["A_log"].std is None
