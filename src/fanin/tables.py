@@ -87,7 +87,8 @@ def render_annotated(
 
     A first cell that is too long for its column gets a line of its own.
 
-    >>> print(render_annotated([Column("name"), Column("std", right=True)], [("fc", "0.02")], ["a small start"], width=30))
+    >>> columns = [Column("name"), Column("std", right=True)]
+    >>> print(render_annotated(columns, [("fc", "0.02")], ["a small start"], width=30))
     name   std
     ──────────
     fc    0.02
