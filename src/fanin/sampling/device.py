@@ -6,6 +6,7 @@ Words are held in int64, the one integer type that every device multiplies and s
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from fanin.sampling import philox
@@ -104,7 +105,7 @@ def _normal(bits: torch.Tensor, law: NormalConstants, precision: Precision) -> t
     """mean + std · z: the first 32 words of a group give radii, the last 32 angles (Box and Muller 1958)."""
     half = philox.GROUP // 2
     unit = _float(bits[:, :half], precision) * 2.0**-precision.bits + 2.0 ** -(precision.bits + 1)
-    radius = (_logarithm(unit, precision) * -2.0).sqrt()
+    radius = square_root(_logarithm(unit, precision) * -2.0)
     sine, cosine = _circle(bits[:, half:], precision)
     return torch.cat([radius * cosine, radius * sine], dim=1) * law.std + law.mean
 
@@ -149,7 +150,7 @@ def _tail_quantile(q: torch.Tensor, precision: Precision) -> torch.Tensor:
     tail = q < precision.tail_start
     log = -_logarithm(torch.where(tail, q, (q * 4.0) * (1.0 - q)), precision)
     middle = (1.0 - q * 2.0) * _horner(log, precision.middle)
-    root = log.sqrt()
+    root = square_root(log)
     return torch.where(tail, _horner(root, precision.tail) / _horner(root, precision.tail_below), middle)
 
 
@@ -159,6 +160,14 @@ def _horner(x: torch.Tensor, coefficients: Coefficients) -> torch.Tensor:
     for coefficient in coefficients[-3::-1]:
         total = total * x + coefficient
     return total
+
+
+def square_root(x: torch.Tensor) -> torch.Tensor:
+    """Return the correctly rounded square root.
+
+    On a CPU, `torch.sqrt` may be MKL's, which errs in the last bit of one number in ten; numpy's is the processor's.
+    """
+    return torch.from_numpy(np.sqrt(x.numpy())) if x.device.type == "cpu" else x.sqrt()
 
 
 def _float(integers: torch.Tensor, precision: Precision) -> torch.Tensor:

@@ -14,6 +14,7 @@ import torch
 
 from fanin.errors import SchemeError, compose
 from fanin.sampling import philox
+from fanin.sampling.device import square_root
 from fanin.sampling.distributions import Normal
 from fanin.sampling.filling import fill_
 from fanin.sampling.products import multiply
@@ -93,7 +94,7 @@ def _normalize(rows: torch.Tensor) -> torch.Tensor:
         rest = total[:, half:]
         total = total[:, :half].clone()
         total[:, : rest.shape[1]] += rest
-    norm = total.sqrt()
+    norm = square_root(total)
     head = rows.diagonal()
     head.masked_fill_(norm[:, 0] == 0, 1.0)  # a vector of length 1 can be drawn as 0, which has no direction
     signs = torch.ones_like(head).masked_fill_(head < 0, -1.0)
