@@ -1,0 +1,154 @@
+"""The automatic recipe: the field's rules of thumb, made precise by what the graph knows of each parameter.
+
+Each rule was decided by races; `docs/decisions.md` keeps the record.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+from fanin import gains, meanfield
+from fanin.errors import FaninError
+from fanin.graph import WEIGHTS, Graph, ParameterNode, Role
+from fanin.plans import Plan
+from fanin.recipes.classic import beside_weights, for_each_block
+from fanin.recipes.following import LINEAR, following
+from fanin.recipes.registry import register
+from fanin.schemes import Keep, Normal, Ones, Orthogonal, Packed, ScaledOrthogonal, Scheme, VarianceScaling, Zeros
+
+DEEP = 8
+"""Plain layers from which on Gaussian matrices lose to orthogonal ones: their fluctuations add up over the depth."""
+GROWTH = 4.0
+"""How much the square of a gradient may grow through a plain net before its gain is lowered towards criticality."""
+HEAD = 0.3
+"""Gain of an output layer: logits of std 0.3 cost ``0.3²/2`` over the uninformed loss, and still pass gradients on."""
+
+
+@register("auto", sources=("he2015", "saxe2014"))
+def auto(graph: Graph) -> Plan:
+    """For every parameter by its role: what follows, true fans, residual depth, recurrence, plain depth."""
+    return Plan.of(graph, "auto", _Chooser(plain_depth(graph)).choose)
+
+
+def plain_depth(graph: Graph) -> int:
+    """How many weights follow one another without a norm, a residual stream or a recurrence to help; 0 if helped.
+
+    >>> plain_depth(Graph(()))
+    0
+    """
+    if any(node.role == Role.NORM_SCALE or node.stream is not None or node.norm_after for node in graph):
+        return 0
+    weights = [node for node in graph if node.role in (Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE)]
+    if any(node.activation in ("softmax_q", "attention_value", "gate_value") for node in weights):
+        return 0
+    return len(weights)
+
+
+@dataclass(frozen=True)
+class _Chooser:
+    """The rules, for a graph whose plain depth is known."""
+
+    depth: int
+
+    def choose(self, node: ParameterNode) -> tuple[Scheme, str]:
+        if node.role in WEIGHTS:
+            if node.reparametrized and not node.is_weight:
+                return Keep(), "part of a re-parametrization: kept as constructed"
+            return for_each_block(node, lambda weight, activation: self._weight(weight, activation))
+        if node.role == Role.BIAS:
+            return _bias(node)
+        if node.role == Role.EMBEDDING:
+            return _embedding(node)
+        return beside_weights(node)
+
+    def _weight(self, node: ParameterNode, activation: str | None) -> tuple[Scheme, str]:
+        fan_in = f"fan_in {node.fans.fan_in:g}"
+        if node.feedback:
+            return Orthogonal(), "recurrent: an orthogonal matrix keeps the state's length over time"
+        if node.role == Role.RECURRENT:
+            return VarianceScaling(1.0, "fan_avg"), "input of recurrent gates: Xavier, 2/(fan_in + fan_out)"
+        if node.output and not node.norm_after:
+            return VarianceScaling(
+                HEAD**2
+            ), f"output layer: gain {HEAD:g} keeps the first answer near uninformed, {fan_in}"
+        if node.norm_after:
+            return VarianceScaling(1.0), f"a norm follows, so that only the direction counts: gain 1, {fan_in}"
+        if self.depth >= DEEP:
+            return self._plain(node, activation)
+        gain, words = self._gain(node, activation)
+        if node.residual_last and node.stream_depth > 1 and not node.tamed_by:
+            gain /= math.sqrt(node.stream_depth)
+            words += f"; last weight of a residual branch, {node.stream_depth} in the stream: ÷ √{node.stream_depth}"
+        return VarianceScaling(gain**2), f"{words}, {fan_in}"
+
+    def _gain(self, node: ParameterNode, activation: str | None) -> tuple[float, str]:
+        after = following(node, activation)
+        if activation and activation not in LINEAR and after.known and node.captured is None and _squashes(activation):
+            centred = gains.gain(activation, "centred")
+            if self.depth > 2:
+                return centred, f"followed by {activation}, whose mean carries nothing: centred gain {centred:.4f}"
+            return 1.0, f"followed by {activation} in a shallow net: gain 1"
+        return after.gain, after.words
+
+    def _plain(self, node: ParameterNode, activation: str | None) -> tuple[Scheme, str]:
+        gain, words = self._gain(node, activation)
+        if activation and activation not in LINEAR and node.captured is None and not _squashes(activation):
+            lowered = tamed_gain(activation, gain, self.depth)
+            if lowered < gain:
+                words = f"followed by {activation}: gain {lowered:.4f}, lowered from {gain:.4f} so that gradients grow"
+                words += f" at most √{GROWTH:g} through {self.depth} plain layers"
+                gain = lowered
+        return ScaledOrthogonal(gain), f"{words}; {self.depth} plain layers: orthogonal"
+
+
+@lru_cache(maxsize=256)
+def tamed_gain(activation: str, gain: float, depth: int) -> float:
+    """The largest gain up to ``gain`` at which the squared gradient grows at most `GROWTH` through ``depth`` layers.
+
+    Gains below the activation's stable range are not considered: there the signal itself would vanish, and an
+    activation without a stable fixed point keeps its gain.
+
+    >>> 1 < tamed_gain("tanh", 1.5925, 30) < 1.5925
+    True
+    >>> tamed_gain("relu", 1.4142, 30)
+    1.4142
+    """
+    try:
+        critical = meanfield.critical_point_at_bias(activation).gain
+    except FaninError:
+        return gain
+    if critical >= gain or _growth(activation, gain, depth) <= GROWTH:
+        return gain
+    low, high = critical, gain
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _growth(activation, middle, depth) <= GROWTH else (low, middle)
+    return low
+
+
+def _growth(activation: str, gain: float, depth: int) -> float:
+    return meanfield.fixed_point(activation, gain**2).gradient_growth(depth)
+
+
+@lru_cache(maxsize=256)
+def _squashes(activation: str) -> bool:
+    """Whether an activation is bounded around a mean that is larger than its spread, as the sigmoid is."""
+    near, far = gains.moments(activation), gains.moments(activation, std=100.0)
+    return far.second_moment < 2 and near.mean**2 > near.variance
+
+
+def _bias(node: ParameterNode) -> tuple[Scheme, str]:
+    gates = {block.name for block in node.axes.blocks}
+    if gates == {"i", "f", "g", "o"} and "bias_ih" in node.name:
+        parts = {block.name: Ones() if block.name == "f" else Zeros() for block in node.axes.blocks}
+        return Packed.of(parts), "forget gate 1, on one of the two biases, so that memory starts open; the rest zero"
+    return Zeros(), "biases start at zero"
+
+
+def _embedding(node: ParameterNode) -> tuple[Scheme, str]:
+    width = node.fans.fan_out
+    if node.aliases or node.output:
+        return Normal(1 / math.sqrt(width)), f"embedding tied to the output: 1/√{width:g} keeps the first logits near 1"
+    return Normal(1.0), "embedding: one-hot input, std 1 gives the stream unit variance"
