@@ -10,15 +10,7 @@ import numpy as np
 import torch
 
 from fanin.sampling import philox
-from fanin.sampling.distributions import (
-    Normal,
-    NormalConstants,
-    TruncatedConstants,
-    TruncatedNormal,
-    Uniform,
-    UniformConstants,
-    resolve,
-)
+from fanin.sampling.distributions import NormalConstants, RandomLaw, TruncatedConstants, UniformConstants, resolve
 from fanin.sampling.polynomials import DOUBLE, SINGLE, Coefficients, Precision
 from fanin.sampling.regions import Region
 
@@ -29,7 +21,7 @@ _PIECE = (2**16, 2**22)
 
 def fill(
     flat: torch.Tensor,
-    law: Uniform | Normal | TruncatedNormal,
+    law: RandomLaw,
     key: int,
     within: Region,
     precision: Precision,
@@ -49,7 +41,7 @@ def fill(
 
 
 def draw(
-    law: Uniform | Normal | TruncatedNormal,
+    law: RandomLaw,
     key: int,
     groups: torch.Tensor,
     precision: Precision = SINGLE,
@@ -97,14 +89,14 @@ def words(key: int, groups: torch.Tensor, lane: int = 0, part: int = 0, low: boo
 
 def _uniform(bits: torch.Tensor, law: UniformConstants, precision: Precision) -> torch.Tensor:
     """low + scale · u, from the leading bits of each word."""
-    unit = _float(bits >> (precision.bits - precision.mantissa), precision) * 2.0**-precision.mantissa
+    unit = _float(bits >> precision.spare, precision) * precision.unit
     return (unit * law.scale + law.low).clamp(max=law.top)
 
 
 def _normal(bits: torch.Tensor, law: NormalConstants, precision: Precision) -> torch.Tensor:
     """mean + std · z: the first 32 words of a group give radii, the last 32 angles (Box and Muller 1958)."""
     half = philox.GROUP // 2
-    unit = _float(bits[:, :half], precision) * 2.0**-precision.bits + 2.0 ** -(precision.bits + 1)
+    unit = _float(bits[:, :half], precision) * precision.step + precision.half_step
     radius = square_root(_logarithm(unit, precision) * -2.0)
     sine, cosine = _circle(bits[:, half:], precision)
     return torch.cat([radius * cosine, radius * sine], dim=1) * law.std + law.mean
@@ -113,7 +105,7 @@ def _normal(bits: torch.Tensor, law: NormalConstants, precision: Precision) -> t
 def _truncated(bits: torch.Tensor, law: TruncatedConstants, precision: Precision) -> torch.Tensor:
     """mean + std · Φ⁻¹ of the word's share of the mass between the cuts, from the nearer tail."""
     under = bits < law.turn
-    count = _float(torch.where(under, bits, 2**precision.bits - 1 - bits), precision) + 0.5
+    count = _float(torch.where(under, bits, precision.last - bits), precision) + 0.5
     start = torch.full_like(count, law.above).masked_fill(under, law.below)
     distance = _tail_quantile(count * law.step + start, precision)
     x = torch.where(under, -distance, distance * law.side)
@@ -121,11 +113,10 @@ def _truncated(bits: torch.Tensor, law: TruncatedConstants, precision: Precision
 
 
 def _circle(bits: torch.Tensor, precision: Precision) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return sine and cosine of the angle 2π · bits / 2^width: a quadrant, and an offset of ±¼ turn inside it."""
-    width = precision.bits - 2
-    turned = bits + 2 ** (width - 1)
-    quadrant = (turned >> width) & 3
-    offset = _float((turned & (2**width - 1)) - 2 ** (width - 1), precision) * 2.0**-width
+    """Return sine and cosine of the angle 2π · word / 2^bits: a quadrant, and an offset of ±¼ turn inside it."""
+    turned = bits + precision.eighth
+    quadrant = (turned >> precision.quadrant_shift) & 3
+    offset = _float((turned & precision.inside) - precision.eighth, precision) * precision.quarter_step
     square = offset * offset
     sine, cosine = offset * _horner(square, precision.sine), _horner(square, precision.cosine)
     odd = (quadrant & 1) == 1

@@ -127,7 +127,10 @@ class TruncatedNormal:
         return real, TruncatedNormal(0.0, std, low, high)
 
 
-Law: TypeAlias = Constant | Uniform | Normal | TruncatedNormal
+RandomLaw: TypeAlias = Uniform | Normal | TruncatedNormal
+"""What takes words of the stream."""
+
+Law: TypeAlias = Constant | RandomLaw
 """What one element can follow."""
 
 
@@ -174,7 +177,7 @@ Constants: TypeAlias = UniformConstants | NormalConstants | TruncatedConstants
 
 
 @functools.lru_cache(maxsize=1024)
-def resolve(law: Uniform | Normal | TruncatedNormal, precision: Precision) -> Constants:
+def resolve(law: RandomLaw, precision: Precision) -> Constants:
     """Round a law's numbers to the precision that draws it.
 
     Raises:

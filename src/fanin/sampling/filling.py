@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Iterator, Sequence
+from types import ModuleType
 
 import torch
 
 from fanin.errors import SchemeError, compose
 from fanin.sampling import device, philox
-from fanin.sampling.distributions import Constant, Law
+from fanin.sampling.distributions import Constant, Law, RandomLaw
 from fanin.sampling.polynomials import DOUBLE, SINGLE, Precision
-from fanin.sampling.regions import region
+from fanin.sampling.regions import Region, region
 
 _STAGE = 2**20
 """Elements drawn to a temporary before they are copied to a dtype or a layout that cannot be drawn in place."""
@@ -76,13 +79,38 @@ def _fill_real(
     if isinstance(law, Constant):
         tensor.fill_(precision.round(law.value))
         return
-    if tensor.is_contiguous():
-        device.fill(tensor.view(-1), law, key, region(tensor.shape, whole, offset), precision, lane, part)
+    kernels = _cpu() if tensor.device.type == "cpu" else None
+    if tensor.is_contiguous() and (kernels is None or tensor.dtype in kernels.DTYPES):
+        _fill_flat(tensor, law, key, region(tensor.shape, whole, offset), precision, lane, part)
         return
     for block, at in _blocks(tensor, tuple(offset)):
         stage = torch.empty(block.shape, dtype=_computed_in(precision), device=tensor.device)
-        device.fill(stage.view(-1), law, key, region(block.shape, whole, at), precision, lane, part)
+        _fill_flat(stage, law, key, region(block.shape, whole, at), precision, lane, part)
         block.copy_(stage)
+
+
+def _fill_flat(
+    tensor: torch.Tensor, law: RandomLaw, key: int, within: Region, precision: Precision, lane: int, part: int
+) -> None:
+    kernels = _cpu() if tensor.device.type == "cpu" else None
+    if kernels is None:
+        device.fill(tensor.view(-1), law, key, within, precision, lane, part)
+    else:
+        kernels.fill(tensor.view(-1), law, key, within, lane, part)
+
+
+@functools.cache
+def _cpu() -> ModuleType | None:
+    """Import the kernels when they are first needed; where numba is missing, warn once and do without."""
+    try:
+        from fanin.sampling import cpu
+    except ImportError as error:
+        warnings.warn(
+            f"numba cannot be imported ({error}): values are drawn by torch operations, the same but many times slower",
+            stacklevel=2,
+        )
+        return None
+    return cpu
 
 
 def _blocks(tensor: torch.Tensor, offset: tuple[int, ...]) -> Iterator[tuple[torch.Tensor, tuple[int, ...]]]:

@@ -55,6 +55,51 @@ class Precision:
     tail_below: Coefficients
 
     @property
+    def spare(self) -> int:
+        """How many of the word's bits a uniform variate leaves out."""
+        return self.bits - self.mantissa
+
+    @property
+    def unit(self) -> float:
+        """The spacing of uniform variates."""
+        return 2.0**-self.mantissa
+
+    @property
+    def step(self) -> float:
+        """One over the number of words."""
+        return 2.0**-self.bits
+
+    @property
+    def half_step(self) -> float:
+        """What keeps a radius' uniform variate from 0."""
+        return 2.0 ** -(self.bits + 1)
+
+    @property
+    def last(self) -> int:
+        """The last word."""
+        return (1 << self.bits) - 1
+
+    @property
+    def quadrant_shift(self) -> int:
+        """How far an angle's two leading bits, its quadrant, are shifted down."""
+        return self.bits - 2
+
+    @property
+    def inside(self) -> int:
+        """The mask of an angle's bits within its quadrant."""
+        return (1 << self.quadrant_shift) - 1
+
+    @property
+    def eighth(self) -> int:
+        """An eighth of a turn, half a quadrant."""
+        return 1 << (self.quadrant_shift - 1)
+
+    @property
+    def quarter_step(self) -> float:
+        """One over the number of an angle's values within a quadrant."""
+        return 2.0**-self.quadrant_shift
+
+    @property
     def scalar(self) -> type[np.floating]:
         """The numpy type of this format."""
         return np.float32 if self.name == "float32" else np.float64

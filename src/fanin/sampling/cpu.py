@@ -1,0 +1,69 @@
+"""Filling memory on a CPU: pieces of a region, shared out among threads that run compiled kernels.
+
+Importing this module imports numba. A kernel is compiled when it is first called, and then kept in numba's cache.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fanin.sampling import kernels, philox
+from fanin.sampling.distributions import NormalConstants, RandomLaw, UniformConstants, resolve
+from fanin.sampling.polynomials import DOUBLE, SINGLE, Precision
+from fanin.sampling.regions import Piece, Region
+from fanin.sampling.threads import share
+
+DTYPES = (torch.float32, torch.float64, torch.bfloat16)
+"""What the kernels write in place."""
+
+_ALONE = 2**16
+"""Elements that one thread draws sooner than others can be woken."""
+_MOST = 2**19
+"""Elements in a piece: enough to make the call cheap, few enough to share out evenly."""
+
+
+def fill(
+    flat: torch.Tensor, law: RandomLaw, key: int, within: Region, lane: int = philox.VALUES, part: int = 0
+) -> None:
+    """Write the values of a region into a flat CPU tensor of one of `DTYPES`; compare `device.fill`."""
+    double = flat.dtype is torch.float64
+    kind, numbers, turn = _prepare(law, DOUBLE if double else SINGLE)
+    stream = np.array([*philox.key_words(key), philox.counter_word(lane, low=False), part], np.uint64)
+    memory = _memory(flat)
+
+    def draw(piece: Piece) -> None:
+        size = kernels.BLOCK * kernels.GROUP
+        scratch = np.empty(size, np.uint64 if double else np.uint32), np.empty(size, numbers.dtype)
+        out = memory[piece.at : piece.at + piece.size]
+        kernels.fill_runs(out, piece.starts, piece.length, stream, kind, numbers, turn, scratch)
+
+    most = min(max(flat.numel() // (4 * torch.get_num_threads()), _ALONE), _MOST)
+    share(draw, within.pieces(most), helpers=flat.numel() > _ALONE)
+    if not flat.is_inference():
+        torch.autograd.graph.increment_version(flat)  # as any write in place; autograd has not seen this one
+
+
+def _memory(flat: torch.Tensor) -> npt.NDArray[Any]:
+    """See a tensor's memory as an array; bfloat16, which numpy lacks, as the bit patterns."""
+    if flat.dtype is torch.bfloat16:
+        return flat.detach().view(torch.uint16).numpy()
+    return flat.detach().numpy()
+
+
+@functools.lru_cache(maxsize=1024)
+def _prepare(law: RandomLaw, precision: Precision) -> tuple[int, npt.NDArray[Any], np.unsignedinteger[Any]]:
+    """Lay a law out as the kernels read it: its kind, its numbers and the word from which it lies above the mean."""
+    constants = resolve(law, precision)
+    word = np.uint64 if precision is DOUBLE else np.uint32
+    if isinstance(constants, UniformConstants):
+        return kernels.UNIFORM, np.array([constants.low, constants.scale, constants.top], precision.scalar), word(0)
+    if isinstance(constants, NormalConstants):
+        return kernels.NORMAL, np.array([constants.mean, constants.std], precision.scalar), word(0)
+    c = constants
+    numbers = np.array([c.mean, c.std, c.low, c.high, c.below, c.above, c.step, c.side], precision.scalar)
+    return kernels.MIDDLE if c.middle_only else kernels.TRUNCATED, numbers, word(c.turn)
