@@ -272,7 +272,8 @@ def _after(node: ParameterNode) -> str:
     if node.output:
         parts.append("output")
     if node.aliases:
-        parts.append(f"tied: {', '.join(node.aliases)}")
+        kind = "becomes" if node.reparametrized else "tied"
+        parts.append(f"{kind}: {', '.join(node.aliases)}")
     return ", ".join(parts)
 
 

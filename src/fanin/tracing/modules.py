@@ -7,7 +7,7 @@ overrides them by what the model really does; where tracing fails they stand alo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -17,7 +17,9 @@ from fanin.errors import TraceError, compose
 from fanin.fans import ELEMENTWISE, EMBEDDING, IN_OUT, Axes, Block, Fans, even_blocks
 from fanin.graph import Graph, ParameterNode, Role
 from fanin.schemes import Constant, Normal, Ones, Scheme, Uniform, Zeros
-from fanin.tracing.names import named_parameters, unwrap
+from fanin.tracing.names import NamedParameter, named_parameters, unwrap
+from fanin.tracing.reparametrization import plain, shape_of
+from fanin.tracing.sequences import NORMS, following
 
 LSTM_GATES = (("i", "sigmoid"), ("f", "sigmoid"), ("g", "tanh"), ("o", "sigmoid"))
 GRU_GATES = (("r", "sigmoid"), ("z", "sigmoid"), ("n", "tanh"))
@@ -25,7 +27,6 @@ ATTENTION = (("q", "softmax_q"), ("k", "softmax_k"), ("v", "attention_value"))
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 Description = dict[str, object]
 """The fields of a `ParameterNode` that a rule sets for one parameter of a module."""
@@ -71,7 +72,7 @@ def fans_of(module: nn.Module, name: str = "weight", *, stride: bool = True) -> 
 
 def graph_of(model: nn.Module) -> Graph:
     """The graph of a model from the types of its modules, without running it."""
-    activations = _following(unwrap(model))
+    activations = following(unwrap(model))
     nodes = []
     for entry in named_parameters(model):
         parameter = entry.parameter
@@ -84,9 +85,10 @@ def graph_of(model: nn.Module) -> Graph:
                     "model(example_batch), once, before fanin",
                 )
             )
-        fields: Description = {"axes": ELEMENTWISE, "role": Role.OTHER}
-        fields.update(_describe(entry.owner, entry.attribute))
-        activation = activations.get(id(entry.owner))
+        layer = entry.owner if entry.weight is None else entry.weight.layer
+        fields: Description = {"axes": ELEMENTWISE, "role": Role.OTHER, "aliases": entry.aliases}
+        fields.update(_describe_entry(entry))
+        activation = activations.get(id(layer))
         if activation and fields.get("activation") is None and fields["role"] in (*_FOLLOWED, Role.BIAS):
             fields["activation"] = activation
         nodes.append(
@@ -94,8 +96,7 @@ def graph_of(model: nn.Module) -> Graph:
                 name=entry.name,
                 shape=tuple(parameter.shape),
                 dtype=str(parameter.dtype).removeprefix("torch."),
-                module_type=type(entry.owner).__name__,
-                aliases=entry.aliases,
+                module_type=type(layer).__name__.removeprefix("Parametrized"),
                 frozen=not parameter.requires_grad,
                 **fields,  # type: ignore[arg-type]
             )
@@ -112,6 +113,17 @@ def _parameter(module: nn.Module, name: str) -> torch.Tensor:
         known = ", ".join(key for key, value in module._parameters.items() if value is not None)
         raise TraceError(compose(f"{type(module).__name__} and {name!r}", f"one of its parameters: {known or 'none'}"))
     return parameter
+
+
+def _describe_entry(entry: NamedParameter) -> Description:
+    """What a parameter is; behind a computed weight, the main one is what the weight is and answers to its name."""
+    weight = entry.weight
+    if weight is None:
+        return _describe(plain(entry.owner), entry.attribute)
+    if weight.part != "main" or shape_of(weight) != tuple(entry.parameter.shape):
+        return {"reparametrized": weight.kinds}
+    described = _describe(plain(weight.layer), weight.tensor)
+    return {**described, "reparametrized": weight.kinds, "aliases": (*entry.aliases, entry.weight_name)}
 
 
 def _describe(module: nn.Module, name: str) -> Description:
@@ -268,79 +280,3 @@ _RULES: tuple[tuple[tuple[type[nn.Module], ...], Callable[[nn.Module, str], Desc
     ((nn.RNNBase, nn.RNNCellBase), _recurrent),
     ((nn.PReLU,), _prelu),
 )
-
-
-def _following(model: nn.Module) -> dict[int, str]:
-    """For each weighted module in a Sequential, the non-linearity that follows it there.
-
-    Norms, dropout, pooling, reshaping and identities are looked through. ``none`` means another weight comes first, or
-    the end of a model that is a Sequential itself. Where a Sequential ends inside a larger model, nothing is said.
-    """
-    result: dict[int, str] = {}
-    for module in model.modules():
-        if isinstance(module, nn.Sequential):
-            waiting: list[int] = []
-            for leaf in _leaves(module):
-                name = activation_name(leaf)
-                if name is None and _transparent(leaf):
-                    continue
-                for key in waiting:
-                    result.setdefault(key, name or "none")
-                waiting = [id(leaf)] if name is None else []
-            if module is model:
-                for key in waiting:
-                    result.setdefault(key, "none")
-    return result
-
-
-def _leaves(module: nn.Module) -> Iterator[nn.Module]:
-    for child in module.children():
-        if isinstance(child, nn.Sequential):
-            yield from _leaves(child)
-        else:
-            yield child
-
-
-def activation_name(module: nn.Module) -> str | None:
-    """The functional name of a module that is a non-linearity; None for any other module.
-
-    >>> activation_name(nn.LeakyReLU(0.2)), activation_name(nn.Linear(2, 2))
-    ('leaky_relu', None)
-    """
-    return _ACTIVATIONS.get(type(module))
-
-
-_ACTIVATIONS: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.ReLU6: "relu6",
-    nn.LeakyReLU: "leaky_relu",
-    nn.PReLU: "prelu",
-    nn.RReLU: "rrelu",
-    nn.ELU: "elu",
-    nn.CELU: "celu",
-    nn.SELU: "selu",
-    nn.GELU: "gelu",
-    nn.SiLU: "silu",
-    nn.Mish: "mish",
-    nn.GLU: "glu",
-    nn.Tanh: "tanh",
-    nn.Sigmoid: "sigmoid",
-    nn.Hardtanh: "hardtanh",
-    nn.Hardsigmoid: "hardsigmoid",
-    nn.Hardswish: "hardswish",
-    nn.Softplus: "softplus",
-    nn.Softsign: "softsign",
-    nn.LogSigmoid: "logsigmoid",
-    nn.Tanhshrink: "tanhshrink",
-    nn.Hardshrink: "hardshrink",
-    nn.Softshrink: "softshrink",
-    nn.Threshold: "threshold",
-    nn.Softmax: "softmax",
-    nn.LogSoftmax: "log_softmax",
-}
-
-
-def _transparent(module: nn.Module) -> bool:
-    kind = type(module).__name__
-    passive = ("Dropout", "Pool", "Flatten", "Identity", "Pad", "Upsample", "PixelShuffle", "Norm")
-    return any(word in kind for word in passive) or isinstance(module, NORMS)
