@@ -11,7 +11,7 @@ from torch import nn
 
 import fanin
 from fanin.errors import SchemeError
-from fanin.fans import Axes, Fans, even_blocks
+from fanin.fans import Axes, Block, Fans, even_blocks
 from fanin.schemes import (
     REGISTRY,
     Constant,
@@ -69,6 +69,11 @@ SITES: list[tuple[str, tuple[int, ...], Axes]] = [
     ("transposed", (32, 64, 5, 5), Axes((0,), (1,), stride=4, transposed=True)),
     ("experts", (5, 100, 120), Axes((1,), (2,), (0,))),
     ("packed", (300, 200), Axes(blocks=even_blocks("qkv", 300))),
+    (
+        "grouped-query",
+        (384, 64),
+        Axes(blocks=(Block("q", (range(320),)), Block("kv", (range(320, 384, 2), range(321, 384, 2))))),
+    ),
 ]
 
 
