@@ -31,16 +31,16 @@ def fill(
     flat: torch.Tensor, law: RandomLaw, key: int, within: Region, lane: int = philox.VALUES, part: int = 0
 ) -> None:
     """Write the values of a region into a flat CPU tensor of one of `DTYPES`; compare `device.fill`."""
-    double = flat.dtype is torch.float64
-    kind, numbers, turn = _prepare(law, DOUBLE if double else SINGLE)
+    precision = DOUBLE if flat.dtype is torch.float64 else SINGLE
+    numbers = _prepare(law, precision)
     stream = np.array([*philox.key_words(key), philox.counter_word(lane, low=False), part], np.uint64)
     memory = _memory(flat)
 
     def draw(piece: Piece) -> None:
         size = kernels.BLOCK * kernels.GROUP
-        scratch = np.empty(size, np.uint64 if double else np.uint32), np.empty(size, numbers.dtype)
+        scratch = np.empty(size, precision.word), np.empty(size, precision.scalar)
         out = memory[piece.at : piece.at + piece.size]
-        kernels.fill_runs(out, piece.starts, piece.length, stream, kind, numbers, turn, scratch)
+        kernels.fill_runs(out, piece.starts, piece.length, stream, numbers, scratch)
 
     most = min(max(flat.numel() // (4 * torch.get_num_threads()), _ALONE), _MOST)
     share(draw, within.pieces(most), helpers=flat.numel() > _ALONE)
@@ -56,14 +56,14 @@ def _memory(flat: torch.Tensor) -> npt.NDArray[Any]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _prepare(law: RandomLaw, precision: Precision) -> tuple[int, npt.NDArray[Any], np.unsignedinteger[Any]]:
-    """Lay a law out as the kernels read it: its kind, its numbers and the word from which it lies above the mean."""
+def _prepare(law: RandomLaw, precision: Precision) -> kernels.Numbers:
+    """Give a law's constants the types that the kernels compute in."""
     constants = resolve(law, precision)
-    word = np.uint64 if precision is DOUBLE else np.uint32
+    real = precision.scalar
     if isinstance(constants, UniformConstants):
-        return kernels.UNIFORM, np.array([constants.low, constants.scale, constants.top], precision.scalar), word(0)
+        return kernels.UniformNumbers(real(constants.low), real(constants.scale), real(constants.top))
     if isinstance(constants, NormalConstants):
-        return kernels.NORMAL, np.array([constants.mean, constants.std], precision.scalar), word(0)
-    c = constants
-    numbers = np.array([c.mean, c.std, c.low, c.high, c.below, c.above, c.step, c.side], precision.scalar)
-    return kernels.MIDDLE if c.middle_only else kernels.TRUNCATED, numbers, word(c.turn)
+        return kernels.NormalNumbers(real(constants.mean), real(constants.std))
+    kind = kernels.MiddleNumbers if constants.middle_only else kernels.TruncatedNumbers
+    fields = {name: real(getattr(constants, name)) for name in kind._fields}
+    return kind(**fields | {"turn": precision.word(constants.turn)})

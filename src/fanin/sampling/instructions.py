@@ -28,6 +28,11 @@ def kernel(function: Function) -> Function:
     return cast(Function, compiled)
 
 
+def inlined(function: Function) -> Function:
+    """Write a function into each kernel that calls it, which costs less than to compile it by itself."""
+    return cast(Function, numba.njit(function, inline="always"))
+
+
 def generic(stub: Callable[..., Any]) -> Callable[[Function], Function]:
     """Give a stub the bodies that a function chooses by the types of its arguments."""
     return cast(Callable[[Function], Function], overload(stub))

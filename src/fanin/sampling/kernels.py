@@ -7,13 +7,15 @@ where they belong. What makes it fast, and what to keep when it is changed:
   them, so nothing is packed or unpacked between rounds.
 - numba widens 32-bit integers to 64 bits at each operation, which halves the width of the vectors. `like` narrows
   each result, and LLVM then computes in 32 bits.
+- numba looks only at this file to see whether its cache is out of date: touch it after a change to `instructions.py` or
+  `polynomials.py`.
 - Nothing is contracted or reordered: no `fastmath`, and LLVM fuses a product and a sum only where told to.
 
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -22,6 +24,7 @@ from fanin.sampling.instructions import (
     constant,
     floating,
     generic,
+    inlined,
     kernel,
     like,
     number_from,
@@ -42,12 +45,45 @@ WEYL_0, WEYL_1 = (np.uint64(step) for step in philox.WEYL)
 MASK = np.uint64(philox.MASK)
 WORD = np.uint64(32)
 
-UNIFORM, NORMAL, MIDDLE, TRUNCATED = range(4)
-"""The laws, as a kernel knows them; `MIDDLE` is a truncated normal within three standard deviations."""
+
+class UniformNumbers(NamedTuple):
+    """`UniformConstants`, each in the precision that computes."""
+
+    low: np.floating[Any]
+    scale: np.floating[Any]
+    top: np.floating[Any]
+
+
+class NormalNumbers(NamedTuple):
+    """`NormalConstants`, each in the precision that computes."""
+
+    mean: np.floating[Any]
+    std: np.floating[Any]
+
+
+class TruncatedNumbers(NamedTuple):
+    """`TruncatedConstants`, each in the precision that computes, and `turn` as a word."""
+
+    mean: np.floating[Any]
+    std: np.floating[Any]
+    low: np.floating[Any]
+    high: np.floating[Any]
+    turn: np.unsignedinteger[Any]
+    below: np.floating[Any]
+    above: np.floating[Any]
+    step: np.floating[Any]
+    side: np.floating[Any]
+
+
+class MiddleNumbers(TruncatedNumbers):
+    """The same, of a law whose cuts lie within three standard deviations."""
+
+
+Numbers: TypeAlias = UniformNumbers | NormalNumbers | TruncatedNumbers
 
 
 @kernel
-def fill_runs(out: Any, starts: Any, length: Any, stream: Any, law: Any, numbers: Any, turn: Any, scratch: Any) -> None:
+def fill_runs(out: Any, starts: Any, length: Any, stream: Any, numbers: Any, scratch: Any) -> None:
     """Write runs of consecutive elements of the global tensor, one behind the other.
 
     Args:
@@ -55,9 +91,7 @@ def fill_runs(out: Any, starts: Any, length: Any, stream: Any, law: Any, numbers
         starts: int64, the flat index in the global tensor at which each run starts.
         length: of each run.
         stream: uint64, the two key words and the third and fourth counter word.
-        law: `UNIFORM`, `NORMAL`, `MIDDLE` or `TRUNCATED`.
-        numbers: the law's constants, in the precision that computes.
-        turn: the word from which a truncated normal lies above its mean.
+        numbers: the law; for each kind another kernel is compiled.
         scratch: BLOCK · GROUP words and as many values.
     """
     words, values = scratch
@@ -71,14 +105,7 @@ def fill_runs(out: Any, starts: Any, length: Any, stream: Any, law: Any, numbers
             size = groups * GROUP if whole else min(GROUP - skip, end - position)
             draw_words(words, np.uint64(position // GROUP), groups, stream)
             target = values_target(out, values, at, groups, whole)
-            if law == UNIFORM:
-                draw_uniform(words, target, numbers)
-            elif law == NORMAL:
-                draw_normal(words, target, numbers)
-            elif law == MIDDLE:
-                draw_middle(words, target, numbers, turn)
-            else:
-                draw_truncated(words, target, numbers, turn)
+            draw_values(words, target, numbers)
             deliver(out, values, at, skip, size, whole)
             position += size
             at += size
@@ -109,7 +136,8 @@ def deliver(out: Any, values: Any, at: Any, skip: Any, size: Any, whole: Any) ->
 def _deliver(out: Any, values: Any, at: Any, skip: Any, size: Any, whole: Any) -> Any:
     def copy(out: Any, values: Any, at: Any, skip: Any, size: Any, whole: Any) -> None:
         if not whole:
-            out[at : at + size] = values[skip : skip + size]
+            for i in range(size):  # assigning a slice would compile two seconds of error messages
+                out[at + i] = values[skip + i]
 
     def round_to_bfloat16(out: Any, values: Any, at: Any, skip: Any, size: Any, whole: Any) -> None:
         source, target = values[skip : skip + size], out[at : at + size]
@@ -163,19 +191,27 @@ def philox_groups(words: Any, group: Any, groups: Any, k0: Any, k1: Any, x2_star
             words[at + 48] = x3 & MASK
 
 
-@kernel
-def draw_uniform(words: Any, values: Any, numbers: Any) -> None:
+def draw_values(words: Any, values: Any, numbers: Any) -> None:
+    """Turn words into values of a law."""
+    raise NotImplementedError
+
+
+@generic(draw_values)
+def _draw_values(words: Any, values: Any, numbers: Any) -> Any:
+    return _DRAW[numbers.instance_class]
+
+
+def _uniform(words: Any, values: Any, numbers: Any) -> None:
     """low + scale · u, at most top."""
-    low, scale, top = numbers[0], numbers[1], numbers[2]
+    low, scale, top = numbers.low, numbers.scale, numbers.top
     for i in range(len(values)):
         unit = floating(like(words[i], words[i] >> constant(words[i], "spare"))) * constant(low, "unit")
         values[i] = min(unit * scale + low, top)
 
 
-@kernel
-def draw_normal(words: Any, values: Any, numbers: Any) -> None:
+def _normal(words: Any, values: Any, numbers: Any) -> None:
     """mean + std · z: the first half of a group's words are radii, the second half angles."""
-    mean, std = numbers[0], numbers[1]
+    mean, std = numbers.mean, numbers.std
     for g in range(len(values) // GROUP):
         for c in range(HALF):
             at = g * GROUP + c
@@ -186,59 +222,55 @@ def draw_normal(words: Any, values: Any, numbers: Any) -> None:
             values[at + HALF] = radius * sine * std + mean
 
 
-@kernel
-def draw_middle(words: Any, values: Any, numbers: Any, turn: Any) -> None:
+def _middle(words: Any, values: Any, numbers: Any) -> None:
     """A truncated normal whose cuts lie within three standard deviations."""
     for i in range(len(values)):
-        q = tail_probability(words[i], numbers, turn)
+        q = tail_probability(words[i], numbers)
         log = -logarithm(middle_argument(q))
         distance = middle_factor(q) * polynomial(log, "middle")
-        values[i] = place(distance, words[i], numbers, turn)
+        values[i] = place(distance, words[i], numbers)
 
 
-@kernel
-def draw_truncated(words: Any, values: Any, numbers: Any, turn: Any) -> None:
+def _truncated(words: Any, values: Any, numbers: Any) -> None:
     """A truncated normal with any cuts."""
     for i in range(len(values)):
-        q = tail_probability(words[i], numbers, turn)
+        q = tail_probability(words[i], numbers)
         tail = q < constant(q, "tail_start")
         log = -logarithm(q if tail else middle_argument(q))
         middle = middle_factor(q) * polynomial(log, "middle")
         root = np.sqrt(log)
         far = polynomial(root, "tail") / polynomial(root, "tail_below")
-        values[i] = place(far if tail else middle, words[i], numbers, turn)
+        values[i] = place(far if tail else middle, words[i], numbers)
 
 
-@kernel
-def tail_probability(word: Any, numbers: Any, turn: Any) -> Any:
+@inlined
+def tail_probability(word: Any, numbers: Any) -> Any:
     """The probability of what lies further out than the word's value, on its side of the mean."""
-    below, above, step = numbers[4], numbers[5], numbers[6]
-    under = word < turn
+    under = word < numbers.turn
     count = floating(word if under else like(word, constant(word, "last") - word))
-    return (count + constant(step, "0.5")) * step + (below if under else above)
+    return (count + constant(count, "0.5")) * numbers.step + (numbers.below if under else numbers.above)
 
 
-@kernel
+@inlined
 def middle_argument(q: Any) -> Any:
     """4q · (1 − q)."""
     return q * constant(q, "4") * (constant(q, "1") - q)
 
 
-@kernel
+@inlined
 def middle_factor(q: Any) -> Any:
     """1 − 2q."""
     return constant(q, "1") - q * constant(q, "2")
 
 
-@kernel
-def place(distance: Any, word: Any, numbers: Any, turn: Any) -> Any:
+@inlined
+def place(distance: Any, word: Any, numbers: Any) -> Any:
     """mean ± std · distance, between the cuts."""
-    mean, std, low, high, side = numbers[0], numbers[1], numbers[2], numbers[3], numbers[7]
-    x = -distance if word < turn else distance * side
-    return min(max(x * std + mean, low), high)
+    x = -distance if word < numbers.turn else distance * numbers.side
+    return min(max(x * numbers.std + numbers.mean, numbers.low), numbers.high)
 
 
-@kernel
+@inlined
 def circle(word: Any) -> Any:
     """Sine and cosine of the word's share of a full turn."""
     turned = like(word, word + constant(word, "eighth"))
@@ -257,7 +289,7 @@ def circle(word: Any) -> Any:
     return upright, flat
 
 
-@kernel
+@inlined
 def logarithm(x: Any) -> Any:
     """Log x for normal x > 0: x = m · 2ᵏ with √½ ≤ m < √2."""
     pattern = pattern_of(x)
@@ -267,3 +299,11 @@ def logarithm(x: Any) -> Any:
     one = constant(x, "1")
     s = (m - one) / (m + one)
     return floating(exponent) * constant(x, "log_two") + s * polynomial(s * s, "logarithm")
+
+
+_DRAW = {
+    UniformNumbers: _uniform,
+    NormalNumbers: _normal,
+    MiddleNumbers: _middle,
+    TruncatedNumbers: _truncated,
+}

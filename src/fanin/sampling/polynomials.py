@@ -104,6 +104,11 @@ class Precision:
         """The numpy type of this format."""
         return np.float32 if self.name == "float32" else np.float64
 
+    @property
+    def word(self) -> type[np.unsignedinteger]:
+        """The numpy type of a word."""
+        return np.uint32 if self.name == "float32" else np.uint64
+
     def round(self, number: float) -> float:
         """Round a double to this format."""
         with np.errstate(over="ignore"):
