@@ -15,12 +15,13 @@ Recipe = str | RecipeFunction
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A registered recipe: its function, one line about it, and where it comes from."""
+    """A registered recipe: its function, one line about it, where it comes from and, if published, its formula."""
 
     name: str
     function: RecipeFunction
     summary: str
     sources: tuple[str, ...]
+    formula: str = ""
 
 
 REGISTRY: dict[str, Entry] = {}
