@@ -1,0 +1,77 @@
+"""Networks of sines (SIREN)."""
+
+from __future__ import annotations
+
+import math
+
+from fanin.errors import RecipeError, compose
+from fanin.graph import Graph, ParameterNode, Role
+from fanin.recipes.rules import (
+    DEFAULT_BIASES,
+    Decision,
+    PublishedRecipe,
+    Rule,
+    changed,
+    enter,
+    published,
+    role,
+)
+from fanin.schemes import Uniform, VarianceScaling
+
+
+def siren(omega: float = 30.0) -> PublishedRecipe:
+    """SIREN, for layers sin(ω₀ · (W x + b)): first layer U(±1/fan_in), the others U(±√(6/fan_in)/ω₀).
+
+    ω₀ is a factor in the model's code, which the plan cannot see; give the recipe the one that the model has. Biases
+    stay at torch's default.
+
+    Args:
+        omega: ω₀, above 0.
+
+    Raises:
+        RecipeError: ω₀ is not above 0; or, from the recipe, the model was traced and no sine follows a weight.
+
+    Source: Sitzmann et al. 2020, section 3.2; released code.
+    """
+    if not omega > 0:
+        raise RecipeError(compose(f"siren(omega={omega!r})", "a frequency above 0", instead="siren(omega=30.0)"))
+
+    def rules(graph: Graph) -> list[Rule]:
+        _require_sines(graph)
+        linear = [node for node in graph if node.role == Role.LINEAR]
+        first = min(linear, key=lambda node: -1 if node.depth is None else node.depth).name if linear else ""
+
+        def first_layer(node: ParameterNode) -> Decision:
+            bound = 1 / node.fans.fan_in
+            return Uniform(-bound, bound), f"first layer: U(±1/fan_in), fan_in {node.fans.fan_in:g}"
+
+        def hidden(node: ParameterNode) -> Decision:
+            scheme = VarianceScaling(2 / omega**2, "fan_in", "uniform")
+            bound = math.sqrt(6 / node.fans.fan_in) / omega
+            return scheme, f"U(±√(6/fan_in)/ω₀) = ±{bound:.4g}, ω₀ = {omega:g}"
+
+        return [
+            Rule("linear layers", lambda node: node.name == first, first_layer, required=True),
+            Rule("linear layers behind the first", role(Role.LINEAR), hidden, required=True),
+            DEFAULT_BIASES,
+        ]
+
+    return published("siren", rules, "sitzmann2020", settings=changed(omega=(omega, 30.0)))
+
+
+def _require_sines(graph: Graph) -> None:
+    followers = {node.activation for node in graph if node.role == Role.LINEAR}
+    if graph.source == "modules" or any("sin" in (name or "unknown sin") for name in followers):
+        return
+    raise RecipeError(
+        compose(
+            "recipe 'siren' on a model whose linear layers are followed by "
+            + ", ".join(sorted(str(name) for name in followers)),
+            "layers sin(ω₀ · (W x + b))",
+            "dividing by ω₀ = 30 would silence a network that does not multiply by it",
+            'fanin.plan(model, inputs, recipe="auto")',
+        )
+    )
+
+
+enter("siren", siren(), "SIREN: networks of sines", "first layer U(±1/fan_in); others U(±√(6/fan_in)/ω₀), ω₀ = 30")
