@@ -1,0 +1,242 @@
+"""From a walked run to the graph: each parameter's node, on top of what its module's type says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from fanin.fans import ELEMENTWISE, EMBEDDING, Axes, Block, even_blocks
+from fanin.graph import WEIGHTS, Graph, Op, ParameterNode, Role
+from fanin.tracing.dataflow import activations_of
+from fanin.tracing.layouts import axes_of
+from fanin.tracing.modules import GRU_GATES, LSTM_GATES
+from fanin.tracing.packing import blocks_of
+from fanin.tracing.records import Operation, Value
+from fanin.tracing.roles import role_of
+from fanin.tracing.uses import Use, find_uses
+from fanin.tracing.vocabulary import CONTRACTIONS, PAIRS, RECURRENCES
+from fanin.tracing.walks import LAST, Terminal, Walker
+
+_LAYERS = frozenset({Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE, Role.EMBEDDING})
+_SHAPED = frozenset({*_LAYERS, Role.BIAS})
+_CONFIDENCE = {"fake": 1.0, "optimistic": 0.8, "real": 1.0}
+
+Fields = dict[str, Any]
+
+
+class Assembler:
+    """Fills in nodes from one run.
+
+    Args:
+        walker: the walked run.
+        base: the graph from module types, which has names, ties, defaults and all parameters.
+    """
+
+    def __init__(self, walker: Walker, base: Graph) -> None:
+        self._walker = walker
+        self._base = base
+        self._uses = find_uses(walker.run)
+        self._ends: dict[int, list[Terminal]] = {}
+
+    def graph(self) -> Graph:
+        """The graph of all parameters; those that the run did not use keep what their module's type says."""
+        nodes = [self._node(node) for node in self._base]
+        order = sorted(
+            (self._uses[node.name][0].operation.index, position)
+            for position, node in enumerate(nodes)
+            if node.exercised and node.role in WEIGHTS
+        )
+        for depth, (_, position) in enumerate(order):
+            nodes[position] = replace(nodes[position], depth=depth)
+        return Graph(tuple(nodes), self._walker.run.source, notes=tuple(self._walker.run.notes))
+
+    def _node(self, base: ParameterNode) -> ParameterNode:
+        uses = self._uses.get(base.name, [])
+        if not uses:
+            return replace(base, exercised=False, confidence=min(base.confidence, 0.5), evidence=_unseen(base))
+        roles = [role_of(self._walker, use) for use in uses]
+        role, use = self._primary(roles, uses)
+        same = [other for other, played in zip(uses, roles, strict=True) if played == role]
+        fields: Fields = {"role": role, "ops": tuple(_op(other.operation) for other in uses), "exercised": True}
+        fields["reparametrized"] = use.reparametrized
+        fields["axes"] = self._axes(base, role, use)
+        fields.update(self._after(role, use))
+        self._pack(base, role, same, fields)
+        fields["confidence"] = self._confidence(base, fields)
+        fields["evidence"] = self._evidence(use, fields)
+        return replace(base, **fields)
+
+    def _primary(self, roles: list[Role], uses: list[Use]) -> tuple[Role, Use]:
+        """The first use in execution order; a table that is also read as a matrix stays a table."""
+        for wanted in (Role.EMBEDDING,):
+            if wanted in roles:
+                return wanted, uses[roles.index(wanted)]
+        return roles[0], uses[0]
+
+    def _axes(self, base: ParameterNode, role: Role, use: Use) -> Axes:
+        if role == Role.RECURRENT:
+            return base.axes if base.role == role else Axes(blocks=_gates(use, base.shape[0]))
+        if role == Role.EMBEDDING or any(link.operation.target == "embedding" for link in use.chain):
+            return EMBEDDING if len(base.shape) == 2 else base.axes
+        if role in _LAYERS:
+            found = axes_of(use)
+            if found is not None:
+                return found
+            return base.axes if base.role == role else _by_position(len(base.shape))
+        if role == Role.BIAS and use.operation.target in RECURRENCES:
+            return base.axes if base.role == role else Axes((), (0,), blocks=_gates(use, base.shape[0]))
+        return ELEMENTWISE
+
+    def _terminals(self, value: Value) -> list[Terminal]:
+        if value.id not in self._ends:
+            self._ends[value.id] = self._walker.ahead(value)
+        return self._ends[value.id]
+
+    def _after(self, role: Role, use: Use) -> Fields:
+        """Activation, norms around, residual stream, output."""
+        operation = use.operation
+        if operation.target in RECURRENCES:
+            return self._after_recurrence(role, use)
+        ends = self._terminals(operation.output)
+        fields: Fields = {}
+        fields["activation"], fields["captured"] = (None, None) if role == Role.OTHER else self._first(ends)
+        counted = [end for end in ends if end.kind != "opaque"]
+        if role in _LAYERS or role == Role.BIAS:
+            fields["norm_after"] = bool(counted) and all(end.passage.normed for end in counted)
+            fields["output"] = bool(ends) and all(end.index == LAST and end.kind == "output" for end in ends)
+        data = _data(use) if role in WEIGHTS else None
+        if data is not None:
+            fields["norm_before"] = self._walker.behind(data)[0]
+        fields.update(self._stream(role, use, data))
+        return fields
+
+    def _after_recurrence(self, role: Role, use: Use) -> Fields:
+        """A recurrent layer has its non-linearities inside; what feeds it is its first argument."""
+        data = use.operation.of("input") or use.operation.of("data")
+        fields: Fields = {}
+        if data is not None and role == Role.RECURRENT:
+            fields["norm_before"] = self._walker.behind(data)[0]
+            fields.update(self._stream(role, use, data))
+        return fields
+
+    def _first(self, ends: list[Terminal]) -> tuple[str | None, Any]:
+        real = [end for end in ends if end.kind != "skip"]
+        if not real:
+            return "none", None
+        first = real[0]
+        if first.kind == "activation":
+            found = self._walker.captured_at(first)
+            return first.name, found
+        return (None, None) if first.kind == "opaque" else ("none", None)
+
+    def _stream(self, role: Role, use: Use, data: Value | None) -> Fields:
+        walker, made = self._walker, use.operation.output
+        fields: Fields = {}
+        if role in WEIGHTS and data is not None:
+            last = walker.last_of(use.operation, data)
+            if last is not None and last.residual is not None:
+                fields["residual_last"] = True
+                fields["tamed_by"] = last.passage.scales[-1] if last.passage.scales else ""
+                fields["stream"] = last.residual.stream
+                fields["stream_depth"] = walker.residuals.depths[last.residual.stream]
+                return fields
+        given = data or next(iter(activations_of(use.operation)), made)
+        enclosing = walker.residuals.enclosing(given, made)
+        if enclosing is not None:
+            fields["stream"] = enclosing.stream
+            fields["stream_depth"] = walker.residuals.depths[enclosing.stream]
+        return fields
+
+    def _pack(self, base: ParameterNode, role: Role, uses: list[Use], fields: Fields) -> None:
+        axes: Axes = fields["axes"]
+        if role not in _SHAPED or axes.blocks or uses[0].operation.target in RECURRENCES:
+            return
+        axis = 0 if role == Role.BIAS else axes.out_axis[0] if len(axes.out_axis) == 1 else None
+        if role == Role.BIAS and len(base.shape) != 1:
+            axis = None
+        if axis is None or not self._worth_packing(uses, base.shape[axis]):
+            return
+        blocks: tuple[Block, ...] = blocks_of(self._walker, uses, axis, base.shape[axis])
+        if blocks:
+            fields["axes"] = Axes((), (0,), blocks=blocks) if role == Role.BIAS else axes.with_blocks(blocks)
+            fields["activation"] = None
+
+    def _worth_packing(self, uses: list[Use], length: int) -> bool:
+        kinds: set[tuple[str, str]] = set()
+        selected = len(uses) > 1 and any(use.chain for use in uses)
+        for use in uses:
+            for end in self._terminals(use.operation.output):
+                if end.kind not in ("skip", "output"):
+                    kinds.add((end.kind, end.name if end.kind == "activation" else ""))
+            selected = selected or self._walker.separated(use.operation.output)
+        return selected and length > 1 and (len(kinds) > 1 or ("activation", "glu") in kinds)
+
+    def _confidence(self, base: ParameterNode, fields: Fields) -> float:
+        confidence = _CONFIDENCE[self._walker.run.source]
+        if base.role not in (fields["role"], Role.OTHER):
+            confidence *= 0.6
+        if fields.get("activation") is None and not fields["axes"].blocks and fields["role"] in _LAYERS:
+            confidence *= 0.7
+        return round(confidence, 3)
+
+    def _evidence(self, use: Use, fields: Fields) -> str:
+        """The path of operations, in words."""
+        operation = use.operation
+        parts = []
+        if use.chain:
+            parts.append("through " + ", ".join(link.operation.target for link in use.chain))
+        where = f" in {operation.module}" if operation.module else ""
+        parts.append(f"consumed by {operation.target} ({use.slot}){where}")
+        if operation.target not in RECURRENCES:
+            ends = self._terminals(operation.output)
+            met = dict.fromkeys(_end_text(self._walker, end) for end in ends)
+            if met:
+                parts.append("then " + "; ".join(list(met)[:6]))
+        return ", ".join(parts)
+
+
+def _end_text(walker: Walker, end: Terminal) -> str:
+    after = " after a norm" if end.passage.normed else ""
+    if end.kind == "output":
+        return f"the output{after}"
+    place = walker.run.operations[end.index].module
+    where = f" at {place}" if place else ""
+    if end.kind == "weight":
+        return f"the next weight ({end.name}{where}){after}"
+    if end.kind in ("residual", "skip"):
+        return f"{'a residual sum' if end.kind == 'residual' else 'the skip of a residual sum'}{where}{after}"
+    if end.kind == "opaque":
+        return f"{end.name}, which the walk does not know{where}"
+    return f"{end.name}{where}{after}"
+
+
+def _unseen(base: ParameterNode) -> str:
+    return f"not exercised by the traced run; its module's type ({base.module_type or 'unknown'}) describes it"
+
+
+def _op(operation: Operation) -> Op:
+    return Op(operation.index, operation.target, operation.module)
+
+
+def _data(use: Use) -> Value | None:
+    """The signal that a weight contracts."""
+    operation = use.operation
+    if operation.target in CONTRACTIONS:
+        return operation.of(CONTRACTIONS[operation.target].data[0])
+    if operation.target in PAIRS:
+        names = PAIRS[operation.target][:2]
+        return next((value for name, value in operation.inputs if name in names and value is not use.value), None)
+    return None
+
+
+def _by_position(ndim: int) -> Axes:
+    """What the axes of an unknown matrix most likely are: torch's layout, experts in front of a stack."""
+    return Axes() if ndim == 2 else Axes(in_axis=(ndim - 1,), out_axis=(ndim - 2,), batch_axis=tuple(range(ndim - 2)))
+
+
+def _gates(use: Use, rows: int) -> tuple[Block, ...]:
+    target = use.operation.target
+    gates = LSTM_GATES if "lstm" in target else GRU_GATES if "gru" in target else ()
+    if not gates or rows % len(gates):
+        return ()
+    return even_blocks([name for name, _ in gates], rows, [after for _, after in gates])

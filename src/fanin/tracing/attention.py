@@ -1,0 +1,167 @@
+"""Attention that is written out: which products make scores, which weigh values, and who is the query in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fanin.tracing.dataflow import Flow, activations_of, contracts, is_activation
+from fanin.tracing.records import Operation, Space, Value
+from fanin.tracing.vocabulary import ATTENTION, CONTRACTIONS, MOVES, PAIRS, POOLS, PRODUCTS, SOFTMAXES, SUMS
+
+SLOTS = {"query": "softmax_q", "key": "softmax_k", "value": "attention_value"}
+"""The arguments of torch's fused attention."""
+
+_CAPPING = frozenset({"tanh", "clamp", "clamp_min", "clamp_max", "masked_fill", "where"})
+
+
+@dataclass(eq=False)
+class Attention:
+    """Which side of which product a value is on: (operation, argument or position) → part."""
+
+    parts: dict[tuple[int, int], str] = field(default_factory=dict)
+    scores: set[int] = field(default_factory=set)
+    """Values on their way from a score to its softmax."""
+
+    def part(self, operation: Operation, value: Value) -> str:
+        """``softmax_q``, ``softmax_k``, ``attention_value`` or nothing."""
+        return self.parts.get((operation.index, value.id), "")
+
+
+def find_attention(flow: Flow) -> Attention:
+    """Follow every softmax back to the product that makes its scores, and ahead to the one that spends them."""
+    found = Attention()
+    for operation in flow.run.operations:
+        if operation.target == ATTENTION:
+            for name, value in operation.inputs:
+                if name in SLOTS:
+                    found.parts.setdefault((operation.index, value.id), SLOTS[name])
+        elif operation.target in SOFTMAXES and is_activation(operation.output):
+            _follow_scores(found, operation)
+            _follow_weights(found, operation.output)
+    return found
+
+
+def _follow_scores(found: Attention, softmax: Operation) -> None:
+    source = softmax.of("self") or softmax.of("input")
+    if source is None:
+        return
+    axis = softmax.arguments.get("dim", -1)
+    waiting: list[tuple[Value, int, int, tuple[int, ...]]] = [(source, axis % max(len(source.shape), 1), 0, ())]
+    while waiting:
+        value, axis, mixed, passed = waiting.pop()
+        operation = value.producer
+        if operation is None or not is_activation(value) or len(passed) > 40:
+            continue
+        passed = (*passed, value.id)
+        if operation.target in PAIRS and len(_factors(operation)) == 2 and not contracts(operation):
+            _mark_score(found, operation, axis)
+            found.scores.update(passed)
+            continue
+        if contracts(operation):
+            if mixed or not _mixes_heads(operation):
+                continue
+            mixed += 1
+        elif not _passes_scores(operation):
+            continue
+        for given in activations_of(operation):
+            waiting.append((given, _axis_before(operation, given, axis), mixed, passed))
+
+
+def _passes_scores(operation: Operation) -> bool:
+    target = operation.target
+    return target in MOVES or target in SUMS or target in PRODUCTS or target in _CAPPING or target == "dropout"
+
+
+def _mixes_heads(operation: Operation) -> bool:
+    """A small square matrix applied to four-dimensional scores: talking heads."""
+    if operation.target not in CONTRACTIONS:
+        return False
+    weight = operation.of("weight")
+    data = operation.of("input")
+    return (
+        weight is not None
+        and data is not None
+        and len(data.shape) == 4
+        and len(weight.shape) >= 2
+        and weight.shape[0] == weight.shape[1]
+        and weight.numel == weight.shape[0] ** 2
+        and weight.shape[0] <= 256
+    )
+
+
+def _axis_before(operation: Operation, given: Value, axis: int) -> int:
+    """Where the softmax's axis was before a move."""
+    ndim = len(given.shape)
+    if operation.target == "permute":
+        return int(operation.arguments["dims"][axis]) % ndim
+    if operation.target in ("transpose", "t", "mT"):
+        first = operation.arguments.get("dim0", -2) % ndim
+        second = operation.arguments.get("dim1", -1) % ndim
+        return int({first: second, second: first}.get(axis, axis))
+    if axis == len(operation.output.shape) - 1:
+        return ndim - 1
+    return min(axis + ndim - len(operation.output.shape), ndim - 1) if ndim else 0
+
+
+def _factors(operation: Operation) -> list[Value]:
+    """The two factors of a product, where both carry signal."""
+    names = PAIRS[operation.target][:2]
+    values = [value for name, value in operation.inputs if name in names]
+    return values if len(values) == 2 and all(v.space >= Space.WEIGHT and v.is_float for v in values) else []
+
+
+def _mark_score(found: Attention, operation: Operation, axis: int) -> None:
+    first, second = _factors(operation)
+    key_is_second = axis == len(operation.output.shape) - 1
+    if operation.target == "einsum":
+        _, right, out = einsum_labels(operation)
+        if axis < len(out):
+            key_is_second = out[axis] in right
+    query, key = (first, second) if key_is_second else (second, first)
+    found.parts[operation.index, query.id] = "softmax_q"
+    found.parts[operation.index, key.id] = "softmax_k"
+
+
+def _follow_weights(found: Attention, weights: Value) -> None:
+    waiting, seen = [weights], {weights.id}
+    while waiting:
+        value = waiting.pop()
+        for operation in value.users:
+            if operation.target in PAIRS and not contracts(operation):
+                for other in _factors(operation):
+                    if other is not value and (operation.index, other.id) not in found.parts:
+                        found.parts[operation.index, other.id] = "attention_value"
+                        found.parts.setdefault((operation.index, value.id), "attention_weights")
+            elif _keeps_weights(operation):
+                fresh = [out for out in operation.outputs if out.id not in seen]
+                seen.update(out.id for out in fresh)
+                waiting += fresh
+
+
+def _keeps_weights(operation: Operation) -> bool:
+    target = operation.target
+    if contracts(operation):
+        return _mixes_heads(operation)
+    single = len(activations_of(operation)) == 1
+    return (
+        target in MOVES
+        or (target in POOLS and target == "dropout")
+        or ((target in PRODUCTS or target in SUMS) and single)
+    )
+
+
+def einsum_labels(operation: Operation) -> tuple[str, str, str]:
+    """The letters of a two-factor einsum: first, second, result, with an ellipsis as as many capital letters."""
+    equation = str(operation.arguments["equation"]).replace(" ", "")
+    given, _, out = equation.partition("->")
+    left, _, right = given.partition(",")
+    values = [value for name, value in operation.inputs if name == "tensors"]
+    if "->" not in equation:
+        letters = [letter for letter in left + right if letter not in ".,"]
+        out = "".join(sorted(letter for letter in set(letters) if letters.count(letter) == 1))
+    dots = "".join(chr(ord("A") + i) for i in range(8))
+    spread = max(
+        (len(v.shape) - len(s.replace("...", "")) for v, s in zip(values, (left, right), strict=False) if "..." in s),
+        default=0,
+    )
+    return tuple(part.replace("...", dots[:spread]) for part in (left, right, out))  # type: ignore[return-value]

@@ -1,0 +1,200 @@
+"""Everything private or unstable of torch that the tracer needs, in one place, with a self-test at first use."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any, cast
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fanin.errors import TraceError, compose
+
+
+class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A context in which every torch operation arrives at ``__torch_dispatch__``, also from TorchScript and C++.
+
+    It only gives torch's untyped class a type.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()  # type: ignore[no-untyped-call]
+
+
+FALLBACK_NAMES = {
+    "native_layer_norm": "layer_norm",
+    "_fused_rms_norm": "rms_norm",
+    "native_group_norm": "group_norm",
+    "native_batch_norm": "batch_norm",
+    "cudnn_batch_norm": "batch_norm",
+    "_native_batch_norm_legit": "batch_norm",
+    "_native_batch_norm_legit_no_training": "batch_norm",
+    "_batch_norm_with_update": "batch_norm",
+    "_batch_norm_no_update": "batch_norm",
+    "_softmax": "softmax",
+    "_safe_softmax": "softmax",
+    "_log_softmax": "log_softmax",
+    "_convolution": "convolution",
+    "native_dropout": "dropout",
+    "_unsafe_view": "view",
+    "_reshape_alias": "reshape",
+    "_to_copy": "to",
+    "unsafe_chunk": "chunk",
+    "unsafe_split": "split",
+    "unsafe_split_with_sizes": "split_with_sizes",
+    "_scaled_dot_product_flash_attention_for_cpu": "scaled_dot_product_attention",
+    "_scaled_dot_product_flash_attention": "scaled_dot_product_attention",
+    "_scaled_dot_product_efficient_attention": "scaled_dot_product_attention",
+    "_scaled_dot_product_cudnn_attention": "scaled_dot_product_attention",
+    "_scaled_dot_product_attention_math": "scaled_dot_product_attention",
+    "_scaled_dot_product_fused_attention_overrideable": "scaled_dot_product_attention",
+    "flex_attention": "scaled_dot_product_attention",
+    "_embedding_bag": "embedding_bag",
+    "_embedding_bag_forward_only": "embedding_bag",
+    "special_expit": "sigmoid",
+    "arctan": "atan",
+    "absolute": "abs",
+    "concat": "cat",
+    "concatenate": "cat",
+    "multiply": "mul",
+    "divide": "div",
+    "true_divide": "div",
+    "subtract": "sub",
+    "swapaxes": "transpose",
+    "swapdims": "transpose",
+    "moveaxis": "movedim",
+    "clip": "clamp",
+    "upsample_nearest2d": "interpolate",
+    "upsample_bilinear2d": "interpolate",
+    "upsample_bicubic2d": "interpolate",
+    "_upsample_bilinear2d_aa": "interpolate",
+    "_upsample_bicubic2d_aa": "interpolate",
+}
+"""Other spellings of an operation: aliases, and what composites decompose into where they do not arrive whole."""
+
+
+def normalise(schema_name: str) -> str:
+    """``aten::add_`` → ``add``; other namespaces keep theirs.
+
+    >>> normalise("aten::relu_"), normalise("aten::_softmax"), normalise("mylib::scan")
+    ('relu', 'softmax', 'mylib::scan')
+    """
+    space, _, name = schema_name.rpartition("::")
+    if space not in ("aten", "prims", ""):
+        return schema_name
+    if name.endswith("_") and not name.endswith("__"):
+        name = name[:-1]
+    return FALLBACK_NAMES.get(name, name)
+
+
+def fake_mode() -> Any:
+    """A mode under which tensors have shapes and no data."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
+
+
+def is_fake(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has no data."""
+    return isinstance(tensor, FakeTensor)
+
+
+def fake_like(mode: Any, tensor: torch.Tensor) -> torch.Tensor:
+    """A fake CPU tensor of the same shape and memory format; the original may be on any device, or sharded."""
+    strides: Sequence[int] | None = None
+    if tensor.layout == torch.strided and not hasattr(tensor, "device_mesh"):
+        strides = tensor.stride()
+    with mode:
+        if strides is None or 0 in strides:
+            return torch.empty(tuple(tensor.shape), dtype=tensor.dtype, device="cpu")
+        return torch.empty_strided(tuple(tensor.shape), strides, dtype=tensor.dtype, device="cpu")
+
+
+def storage_key(tensor: torch.Tensor) -> int:
+    """What two tensors share when they are views of one memory; 0 where a tensor has no storage."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):
+        return 0
+
+
+@contextlib.contextmanager
+def no_modes() -> Iterator[None]:
+    """Compute for real, outside every dispatch mode."""
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    with _disable_current_modes():
+        yield
+
+
+@contextlib.contextmanager
+def plain_execution() -> Iterator[None]:
+    """No fused attention fast path, no compiler; what was set before is set again afterwards."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        if "torch._dynamo" in sys.modules:
+            with torch.compiler.set_stance("force_eager"):
+                yield
+        else:
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def fsdp_original(kind: type[torch.nn.Module]) -> type[torch.nn.Module]:
+    """The class that ``fully_shard`` made a subclass of; any other class as it is."""
+    if not kind.__name__.startswith("FSDP") or len(kind.__mro__) < 3:
+        return kind
+    if any(base.__name__ == "FSDPModule" for base in kind.__bases__):
+        return cast("type[torch.nn.Module]", kind.__bases__[-1])
+    return kind
+
+
+@cache
+def check() -> bool:
+    """Whether composite operations arrive whole, as they do in the torch versions that this was written for.
+
+    Raises:
+        TraceError: no operation arrives at all: this torch has another dispatcher.
+    """
+    seen: list[str] = []
+
+    class Probe(DispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        ) -> Any:
+            seen.append(normalise(func._schema.name))
+            return func(*args, **(kwargs or {}))
+
+    with fake_mode():
+        weight = torch.empty(3, 2)
+        with Probe(), torch.inference_mode():
+            torch.nn.functional.layer_norm(torch.nn.functional.linear(torch.empty(1, 2), weight), (3,))
+    if not any(name in seen for name in ("linear", "addmm", "mm")):
+        raise TraceError(
+            compose(
+                f"torch {torch.__version__}, whose operations do not reach a dispatch mode (seen: {seen})",
+                "a torch with TorchDispatchMode and FakeTensorMode, as 2.14",
+                instead="fanin.plan(model) after pip install 'torch>=2.14'",
+            )
+        )
+    return "linear" in seen and "layer_norm" in seen
+
+
+def grouped_mm_shape(arguments: dict[str, Any]) -> Callable[[], torch.Tensor] | None:
+    """The result of ``_grouped_mm``, whose own fake rule accepts bfloat16 only: ``[T, K] × [E, K, N] → [T, N]``."""
+    first, second = arguments["self"], arguments["mat2"]
+    if first.ndim == 2 and second.ndim == 3:
+        shape = (first.shape[0], second.shape[2])
+    elif first.ndim == 3 and second.ndim == 2:
+        shape = (first.shape[1], second.shape[1])
+    else:
+        return None
+    return lambda: torch.empty(shape, dtype=first.dtype, device=first.device)

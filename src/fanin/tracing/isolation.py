@@ -1,0 +1,181 @@
+"""A copy of a module tree to run in place of the model: new shells, no weight copied, nothing of the user's touched."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import random
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fanin.tracing import compatibility
+from fanin.tracing.names import unwrap
+
+Substitute = Callable[[torch.Tensor], torch.Tensor]
+"""What stands in the copy for a tensor of the model."""
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+class Isolated:
+    """A copy of a model's module tree, and which of its tensors stands for which of the model's.
+
+    Args:
+        model: the model; it is only read.
+        parameter: gives the stand-in of a parameter.
+        buffer: gives the stand-in of a buffer, or of any other tensor that a module keeps.
+    """
+
+    def __init__(self, model: nn.Module, parameter: Substitute, buffer: Substitute) -> None:
+        self.parameters: list[tuple[nn.Parameter, torch.Tensor]] = []
+        self.buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.notes: list[str] = []
+        self._memo: dict[int, Any] = {}
+        self._alive: list[Any] = []
+        root = unwrap(model)
+        modules = list(root.modules())
+        for module in modules:
+            self._substitute_tensors(module, parameter, buffer)
+        for module in modules:
+            self._make_shell(module)
+        for module in modules:
+            shell = self._memo[id(module)]
+            if shell.__dict__.get("_fanin_empty"):
+                del shell.__dict__["_fanin_empty"]
+                self._fill(module, shell)
+        self.model: nn.Module = self._memo[id(root)]
+
+    def _substitute_tensors(self, module: nn.Module, parameter: Substitute, buffer: Substitute) -> None:
+        for value in module._parameters.values():
+            if value is not None and id(value) not in self._memo:
+                stand_in = parameter(value)
+                self._memo[id(value)] = stand_in
+                self.parameters.append((value, stand_in))
+        kept = [value for value in module.__dict__.values() if isinstance(value, torch.Tensor)]
+        for tensor in (*module._buffers.values(), *kept):
+            if tensor is not None and id(tensor) not in self._memo:
+                stand_in = buffer(tensor)
+                self._memo[id(tensor)] = stand_in
+                self.buffers.append((tensor, stand_in))
+
+    def _make_shell(self, module: nn.Module) -> None:
+        if id(module) in self._memo:
+            return
+        inner = unwrap(module)
+        if inner is not module:
+            self._make_shell(inner)
+            self._memo[id(module)] = self._memo[id(inner)]
+        elif isinstance(module, torch.jit.ScriptModule):
+            copied = copy.deepcopy(module)
+            self._pair_scripted(module, copied)
+            self._memo[id(module)] = copied
+        else:
+            kind = compatibility.fsdp_original(type(module))
+            shell = kind.__new__(kind)
+            shell.__dict__["_fanin_empty"] = True
+            self._memo[id(module)] = shell
+
+    def _pair_scripted(self, module: nn.Module, copied: nn.Module) -> None:
+        stand_ins = dict(copied.named_parameters())
+        for name, value in module.named_parameters():
+            # A scripted module hands out a new Python object at every access unless one is alive.
+            self._alive += [value, stand_ins[name]]
+            self.parameters.append((value, stand_ins[name]))
+        self._alive += list(copied.modules())
+        for original, twin in zip(module.modules(), copied.modules(), strict=False):
+            self._memo[id(original)] = twin
+
+    def _fill(self, module: nn.Module, shell: nn.Module) -> None:
+        for key, value in module.__dict__.items():
+            if key == "_compiled_call_impl":
+                shell.__dict__[key] = None
+            elif key in _HOOKS:
+                shell.__dict__[key] = type(value)((i, self._copy(hook)) for i, hook in value.items() if _kept(hook))
+            elif isinstance(value, dict) and key not in ("_parameters", "_buffers", "_modules") and _is_cache(value):
+                shell.__dict__[key] = type(value)()
+            else:
+                shell.__dict__[key] = self._copy(value)
+        for key in ("_forward_hooks_always_called", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"):
+            value = module.__dict__.get(key)
+            if value:
+                shell.__dict__[key] = type(value)(value)
+
+    def _copy(self, value: Any) -> Any:
+        try:
+            return copy.deepcopy(value, self._memo)
+        except Exception as error:  # anything may refuse to be copied: locks, generators, process groups
+            self.notes.append(f"a {type(value).__name__} could not be copied ({type(error).__name__}) and was shared")
+            return value
+
+
+def _is_cache(value: dict[Any, Any]) -> bool:
+    """Tensors that a former forward left in a plain dict: with them the copy would skip the code that made them."""
+    return bool(value) and all(isinstance(item, torch.Tensor) for item in value.values())
+
+
+def _kept(hook: Any) -> bool:
+    """A hook that is part of the model: torch's own, or a method of an object that is copied with the model.
+
+    A plain function of the user's may append to the user's lists, so it is left out.
+    """
+    if isinstance(hook, types.MethodType):
+        hook = hook.__self__
+    module = getattr(hook, "__module__", None) or type(hook).__module__
+    if module.startswith("torch.distributed"):
+        return False
+    return module.startswith("torch.") or not isinstance(hook, types.FunctionType)
+
+
+def fake_copy(model: nn.Module, mode: Any) -> Isolated:
+    """A copy whose parameters and buffers have shapes only."""
+
+    def parameter(value: torch.Tensor) -> torch.Tensor:
+        fake = compatibility.fake_like(mode, value)
+        return nn.Parameter(fake, requires_grad=value.requires_grad)
+
+    return Isolated(model, parameter, lambda value: compatibility.fake_like(mode, value.detach()))
+
+
+def real_copy(model: nn.Module) -> Isolated:
+    """A copy that computes: it shares the parameters, has its own buffers, and draws what is on the meta device."""
+    generator = torch.Generator().manual_seed(0)
+
+    def parameter(value: torch.Tensor) -> torch.Tensor:
+        if value.is_meta:
+            drawn = torch.zeros(value.shape, dtype=value.dtype)
+            if value.is_floating_point():
+                drawn.normal_(0, 0.02, generator=generator)
+            return nn.Parameter(drawn, requires_grad=value.requires_grad)
+        return value
+
+    def buffer(value: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(value.shape, dtype=value.dtype) if value.is_meta else value.detach().clone()
+
+    return Isolated(model, parameter, buffer)
+
+
+@contextlib.contextmanager
+def preserved_randomness() -> Iterator[None]:
+    """The random states of Python, NumPy and torch (CPU and every device in use), as they were."""
+    python, array = random.getstate(), np.random.get_state()  # noqa: NPY002
+    devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())] if torch.cuda._initialized else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(array)  # noqa: NPY002

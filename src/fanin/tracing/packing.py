@@ -1,0 +1,244 @@
+"""Packed weights: which rows of one matrix are queries, which are gates.
+
+The numbers of the rows are put on the channels of the operation's output and carried, by the recorded operations
+themselves, to wherever the signal goes; what arrives there are the rows, also when heads are interleaved or gates
+alternate with values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import torch
+
+from fanin.fans import Block
+from fanin.tracing import compatibility
+from fanin.tracing.activations import feeds_gate
+from fanin.tracing.layouts import channel_axis
+from fanin.tracing.records import Operation, Value
+from fanin.tracing.uses import Use
+from fanin.tracing.vocabulary import MOVES
+from fanin.tracing.walks import Passage, Step, Terminal, Walker
+
+_MOST_STEPS = 600
+_NAMES = {"softmax_q": "q", "softmax_k": "k", "attention_value": "v", "gate_value": "up"}
+
+Rows = dict[int, tuple[str, str | None]]
+"""Row → (block name, activation)."""
+
+
+def blocks_of(walker: Walker, uses: list[Use], axis: int, length: int) -> tuple[Block, ...]:
+    """The blocks of a parameter along its out axis; none where all rows do the same.
+
+    Args:
+        walker: the laws of walking.
+        uses: the uses to follow, all in one role.
+        axis: the parameter's out axis.
+        length: its size.
+    """
+    rows: Rows = {}
+    for use in uses:
+        labels = _labels_at(use, axis)
+        if labels is None:
+            return ()
+        for terminal, found in _arrivals(walker, use.operation.output, labels):
+            key = _block_key(terminal)
+            for row in found:
+                rows.setdefault(row, key)
+    named = sorted(set(rows.values()), key=lambda key: min(row for row in rows if rows[row] == key))
+    if len(named) < 2:
+        return ()
+    if len(rows) < length:
+        rows |= {row: ("unused", None) for row in range(length) if row not in rows}
+        named.append(("unused", None))
+    return tuple(_block(name, activation, rows) for name, activation in named)
+
+
+def _block(name: str, activation: str | None, rows: Rows) -> Block:
+    members = sorted(row for row, key in rows.items() if key == (name, activation))
+    return Block(name, as_ranges(members), activation)
+
+
+def _block_key(terminal: Terminal) -> tuple[str, str | None]:
+    if terminal.kind == "glu":
+        return "gate", terminal.name
+    if terminal.kind != "activation":
+        return "plain", None if terminal.kind == "opaque" else "none"
+    if terminal.name in _NAMES:
+        return _NAMES[terminal.name], terminal.name
+    gates = terminal.exit is not None and feeds_gate(terminal.exit)
+    return ("gate" if gates else terminal.name), terminal.name
+
+
+def as_ranges(rows: list[int]) -> tuple[range, ...]:
+    """Sorted rows as the fewest ranges: runs, or one range with a step where they alternate.
+
+    >>> as_ranges([0, 1, 2, 6, 7, 8]), as_ranges([0, 2, 4])
+    ((range(0, 3), range(6, 9)), (range(0, 6, 2),))
+    """
+    runs: list[list[int]] = []
+    for row in rows:
+        if runs and row == runs[-1][-1] + 1:
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    if len(runs) > 1 and all(len(run) == 1 for run in runs):
+        step = rows[1] - rows[0]
+        if all(after - before == step for before, after in pairwise(rows)):
+            return (range(rows[0], rows[-1] + step, step),)
+    return tuple(range(run[0], run[-1] + 1) for run in runs)
+
+
+def _labels_at(use: Use, axis: int) -> torch.Tensor | None:
+    """The parameter's row numbers on the channels of the consumer's output, elsewhere expanded."""
+    shape = use.parameter.shape
+    view = [1] * len(shape)
+    view[axis] = shape[axis]
+    labels: torch.Tensor | None = torch.arange(shape[axis], dtype=torch.int32).view(view).expand(shape)
+    for link in use.chain:
+        if labels is None:
+            return None
+        labels = carry(labels, link.operation, link.given, link.made)
+    if labels is None:
+        return None
+    output = use.operation.output.shape
+    channel = channel_axis(use.operation, use)
+    row = _varying(labels)
+    if row is None:
+        return None
+    if channel is None:
+        channel = _broadcast_axis(labels, len(output))
+    if channel is None or row.numel() != output[channel]:
+        return None
+    view = [1] * len(output)
+    view[channel] = -1
+    return row.view(view).expand(output)
+
+
+def _varying(labels: torch.Tensor) -> torch.Tensor | None:
+    """The one axis along which the labels vary, as a vector."""
+    varying = [axis for axis in range(labels.ndim) if labels.shape[axis] > 1 and labels.stride(axis) != 0]
+    if len(varying) > 1:
+        varying = [axis for axis in varying if bool((labels.select(axis, 0) != labels.select(axis, 1)).any())]
+    if len(varying) != 1:
+        return None
+    index = [0] * labels.ndim
+    return labels[tuple(slice(None) if axis == varying[0] else index[axis] for axis in range(labels.ndim))]
+
+
+def _broadcast_axis(labels: torch.Tensor, ndim: int) -> int | None:
+    """For what is added: the axis of the sum that its numbers fall on."""
+    varying = [axis for axis in range(labels.ndim) if labels.shape[axis] > 1]
+    return varying[-1] + ndim - labels.ndim if varying else None
+
+
+def _arrivals(walker: Walker, start: Value, labels: torch.Tensor) -> Iterator[tuple[Terminal, list[int]]]:
+    """Every first thing that is met, in execution order, with the rows that meet it."""
+    found: list[tuple[Terminal, torch.Tensor]] = []
+    waiting: list[tuple[Value, Passage, torch.Tensor]] = [(start, Passage(), labels)]
+    seen: set[tuple[int, int]] = set()
+    steps = 0
+    while waiting and steps < _MOST_STEPS:
+        steps += 1
+        value, passage, labels = waiting.pop()
+        key = (value.id, hash(tuple(_unique(labels))))
+        if key in seen:
+            continue
+        seen.add(key)
+        for event in walker.events(value, passage):
+            if isinstance(event, Step):
+                for output in event.outputs:
+                    carried = carry(labels, event.operation, value, output)
+                    if carried is not None:
+                        waiting.append((output, event.passage, carried))
+            elif event.name == "glu":
+                found += _glu_halves(walker.run.operations[event.index], event, labels)
+            else:
+                found.append((event, labels))
+    for terminal, carried in sorted(found, key=lambda pair: (pair[0].kind == "skip", pair[0].index)):
+        yield terminal, _unique(carried)
+
+
+def _glu_halves(operation: Operation, terminal: Terminal, labels: torch.Tensor) -> list[tuple[Terminal, torch.Tensor]]:
+    first, second = labels.chunk(2, operation.arguments.get("dim", -1))
+    value = Terminal("activation", "gate_value", terminal.index, terminal.passage)
+    gate = Terminal("glu", "sigmoid", terminal.index, terminal.passage)
+    return [(value, first), (gate, second)]
+
+
+def _unique(labels: torch.Tensor) -> list[int]:
+    for axis in range(labels.ndim):
+        if labels.shape[axis] > 1 and labels.stride(axis) == 0:
+            labels = labels.narrow(axis, 0, 1)
+    # A table of flags: sorting, as torch.unique does, is twenty times slower.
+    present = torch.zeros(int(labels.max()) + 2, dtype=torch.bool)
+    present[labels.flatten() + 1] = True
+    return (torch.nonzero(present).flatten() - 1).tolist()[int(present[0]) :]
+
+
+def carry(labels: torch.Tensor, operation: Operation, given: Value, made: Value) -> torch.Tensor | None:
+    """The labels behind an operation: moved as it moves its argument, elsewhere as they were."""
+    target = operation.target
+    try:
+        if operation.function is not None and target in MOVES and target not in ("contiguous", "clone", "to"):
+            moved = _replay(labels, operation, given, made)
+            if moved is not None and tuple(moved.shape) == made.shape:
+                return moved
+        return _fitted(labels, made.shape)
+    except (RuntimeError, TypeError, IndexError, ValueError):
+        return None
+
+
+def _replay(labels: torch.Tensor, operation: Operation, given: Value, made: Value) -> torch.Tensor | None:
+    missing = False
+
+    def stand_in(item: object) -> object:
+        nonlocal missing
+        if isinstance(item, Value):
+            if item is given:
+                return labels
+            if not item.is_float:
+                missing |= item.constant is None
+                return item.constant
+            return torch.full(item.shape, -1, dtype=labels.dtype)
+        return [stand_in(part) for part in item] if isinstance(item, list) else item
+
+    if operation.target in ("expand_as", "view_as", "reshape_as", "type_as"):
+        return labels.expand(made.shape) if operation.target == "expand_as" else labels.reshape(made.shape)
+    if operation.target == "masked_fill":
+        return _fitted(labels, made.shape)
+    arguments = {name: stand_in(item) for name, item in operation.arguments.items()}
+    if missing:
+        return None
+    if operation.target in ("index_put", "copy", "scatter", "index_copy", "index_add") and arguments["self"] is labels:
+        arguments["self"] = labels.clone()
+    with compatibility.no_modes():
+        result = operation.function(**arguments)
+    return result if isinstance(result, torch.Tensor) else result[made.output_index]
+
+
+def _fitted(labels: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor | None:
+    """Labels for a result of another shape: along axes of another size, every place has the same rows."""
+    if len(shape) < labels.ndim:
+        # A reduction: drop the axes that are gone, if the labels do not vary along them.
+        keep = _aligned(tuple(labels.shape), shape)
+        if keep is None:
+            return None
+        for axis in reversed([a for a in range(labels.ndim) if a not in keep]):
+            labels = labels.select(axis, 0)
+    while labels.ndim < len(shape):
+        labels = labels.unsqueeze(0)
+    for axis, size in enumerate(shape):
+        if labels.shape[axis] != size:
+            labels = labels.narrow(axis, 0, 1)
+    return labels.expand(shape)
+
+
+def _aligned(longer: tuple[int, ...], shorter: tuple[int, ...]) -> list[int] | None:
+    keep, position = [], 0
+    for axis, size in enumerate(longer):
+        if position < len(shorter) and size == shorter[position]:
+            keep.append(axis)
+            position += 1
+    return keep if position == len(shorter) else None

@@ -1,0 +1,205 @@
+"""Residual sums: which operand goes around, which is the branch, and which sums belong to one stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fanin.tracing.dataflow import Flow, activations_of, contracts, is_activation, is_signal
+from fanin.tracing.norms import HandNorm
+from fanin.tracing.records import Operation, Space, Value
+from fanin.tracing.vocabulary import ACTIVATIONS, CONTRACTIONS, MOVES, NORMS, PRODUCTS, RULES, SUMS
+
+
+@dataclass(slots=True, eq=False)
+class Residual:
+    """One residual sum.
+
+    Args:
+        operation: the sum.
+        skip: the operand that goes around.
+        branch: the operand that was computed.
+        root: where the two part.
+        projected: the skip passes a weight of its own.
+        branches: how many branches the branch operand is itself a sum of.
+        stream: the stream's number, in order of execution.
+    """
+
+    operation: Operation
+    skip: Value
+    branch: Value
+    root: Value
+    projected: bool = False
+    branches: int = 1
+    stream: int = -1
+
+
+class Residuals:
+    """All residual sums of a run, and the depth of each stream."""
+
+    def __init__(self, flow: Flow, norms: Mapping[int, HandNorm]) -> None:
+        self._flow = flow
+        self._norms = norms
+        self.by_operation: dict[int, Residual] = {}
+        self._by_output: dict[int, Residual] = {}
+        for operation in flow.run.operations:
+            operands = sum_operands(operation)
+            if operands is None or operation.index in norms:
+                continue
+            found = self._classify(operation, *operands)
+            if found is not None:
+                self.by_operation[operation.index] = found
+                self._by_output[operation.output.id] = found
+        self.depths: dict[int, int] = {}
+        self._number_streams()
+
+    def enclosing(self, given: Value, made: Value) -> Residual | None:
+        """The innermost residual sum in whose branch a layer from `given` to `made` lies."""
+        for residual in self.by_operation.values():
+            if residual.operation.index < (made.producer.index if made.producer else 0):
+                continue
+            if self._flow.descends(given, residual.root) and self._flow.descends(residual.branch, made):
+                return residual
+        return None
+
+    def _classify(self, operation: Operation, first: Value, second: Value) -> Residual | None:
+        flow = self._flow
+        for skip, branch in ((first, second), (second, first)):
+            root = self._skip_root(skip, branch)
+            if root is not None:
+                return Residual(operation, skip, branch, root, branches=self._count(branch, root))
+        if not (is_activation(first) and is_activation(second)):
+            return None
+        root = flow.nearest_common(first, second)
+        if root is None:
+            return None
+        bent = [self._bends(value, root) for value in (first, second)]
+        if bent[0] == bent[1]:
+            return None
+        skip, branch = (second, first) if bent[0] else (first, second)
+        if not flow.between(root, skip, flow.weighted):
+            return None
+        return Residual(operation, skip, branch, root, projected=True, branches=self._count(branch, root))
+
+    def _bends(self, value: Value, root: Value) -> bool:
+        """Whether a non-linearity lies between the two."""
+        return bool(self._flow.between(root, value, self._flow.nonlinear))
+
+    def _skip_root(self, skip: Value, branch: Value) -> Value | None:
+        """The value from which the branch was computed, with a weight or norm in between; None if there is none."""
+        flow = self._flow
+        steps = 0
+        value: Value | None = skip
+        while value is not None and steps < 64:
+            steps += 1
+            if flow.descends(branch, value) and value is not branch and _can_be_skipped(value):
+                return value if flow.between(value, branch, flow.weighted) else None
+            before = flow.before(value)
+            if before is None and value.id in self._by_output:
+                before = self._by_output[value.id].skip
+            value = before
+        return None
+
+    def _count(self, branch: Value, root: Value) -> int:
+        """How many parallel branches a branch operand sums up; a linear correction such as LoRA's is none."""
+        for value in self._flow.back_chain(branch):
+            operands = sum_operands(value.producer) if value.producer else None
+            if operands is None or (value.producer and value.producer.index in self.by_operation):
+                continue
+            first, second = operands
+            if not (is_activation(first) and is_activation(second)):
+                continue
+            common = self._flow.nearest_common(first, second)
+            if common is None or not (self._bends(first, common) and self._bends(second, common)):
+                continue
+            if self._flow.descends(first, root) and self._flow.descends(second, root):
+                return self._count(first, root) + self._count(second, root)
+        return 1
+
+    def _number_streams(self) -> None:
+        parents: dict[int, int] = {}
+
+        def find(key: int) -> int:
+            while parents.setdefault(key, key) != key:
+                key = parents[key]
+            return key
+
+        for residual in self.by_operation.values():
+            origin = self._origin(residual.root)
+            parents[find(residual.operation.output.id)] = find(origin.id)
+        numbers: dict[int, int] = {}
+        for residual in self.by_operation.values():
+            key = find(residual.operation.output.id)
+            residual.stream = numbers.setdefault(key, len(numbers))
+            self.depths[residual.stream] = self.depths.get(residual.stream, 0) + residual.branches
+
+    def _origin(self, value: Value) -> Value:
+        """The residual sum (or the first value) that a stream comes from, behind norms and activations."""
+        while True:
+            if value.id in self._by_output:
+                return value
+            before = self._flow.before(value)
+            if before is None and value.producer is not None:
+                before = self._behind(value.producer)
+            if before is None or before.space != Space.ACTIVATION:
+                return value
+            value = before
+
+    def _behind(self, operation: Operation) -> Value | None:
+        norm = self._norms.get(operation.index)
+        if norm is not None:
+            return norm.entry
+        if operation.target in NORMS:
+            return operation.of(NORMS[operation.target])
+        given = activations_of(operation)
+        kind = RULES.get(operation.target, ("", ""))[0]
+        if (operation.target in ACTIVATIONS or kind in ("activation", "norm")) and len(given) == 1:
+            return given[0]
+        return None
+
+
+def sum_operands(operation: Operation | None) -> tuple[Value, Value] | None:
+    """The two signals of a sum, where it has two; one of them may be a parameter on its way."""
+    if operation is None:
+        return None
+    if operation.target in SUMS:
+        first, second = operation.of("self"), operation.of("other")
+    elif operation.target == "addcmul":
+        first = operation.of("self")
+        factors = [operation.of("tensor1"), operation.of("tensor2")]
+        moving = [factor for factor in factors if factor is not None and is_activation(factor)]
+        second = moving[0] if len(moving) == 1 else None
+    else:
+        return None
+    if first is None or second is None or first is second or not (is_signal(first) and is_signal(second)):
+        return None
+    return (first, second) if is_activation(first) or is_activation(second) else None
+
+
+def _can_be_skipped(value: Value) -> bool:
+    """An activation; or a learned token, which joins the signal by concatenation, unlike a position."""
+    if value.space == Space.ACTIVATION:
+        return True
+    waiting, seen = [value], 0
+    while waiting and seen < 32:
+        seen += 1
+        for user in waiting.pop().users:
+            if user.target in ("cat", "stack") and user.output.space == Space.ACTIVATION:
+                return True
+            if user.target in MOVES and user.output.space == Space.WEIGHT:
+                waiting += user.outputs
+    return False
+
+
+def is_product_with_signal(operation: Operation) -> bool:
+    """Whether two signals are multiplied here."""
+    return operation.target in PRODUCTS and len(activations_of(operation)) > 1
+
+
+def is_weight_slot(operation: Operation, argument: str) -> bool:
+    """Whether a signal enters a contraction as its kernel (dynamic convolutions)."""
+    return (
+        operation.target in CONTRACTIONS
+        and argument == CONTRACTIONS[operation.target].weight
+        and not contracts(operation)
+    )

@@ -1,0 +1,92 @@
+"""One forward of an isolated copy under the recorder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from fanin.tracing import compatibility
+from fanin.tracing.capture import Recorder, tensors_in
+from fanin.tracing.isolation import Isolated
+from fanin.tracing.records import Run
+
+
+def run_model(
+    isolated: Isolated,
+    names: dict[int, str],
+    inputs: tuple[tuple[Any, ...], dict[str, Any]],
+    run: Run,
+    *,
+    mode: Any = None,
+    training: bool = False,
+) -> Run:
+    """Run an isolated copy once, recording.
+
+    Args:
+        isolated: the copy.
+        names: id of a parameter of the original → its canonical name.
+        inputs: positional and keyword arguments; tensors on any device.
+        run: what is filled.
+        mode: the fake mode, or None to compute.
+        training: whether the copy runs as in training.
+    """
+    recorder = Recorder(run, guess=run.source == "optimistic")
+    for original, stand_in in isolated.parameters:
+        run.parameters[names[id(original)]] = recorder.register(stand_in, "parameter", names[id(original)])
+        if mode is None:
+            recorder.protected.add(compatibility.storage_key(stand_in))
+    for kept, stand_in in isolated.buffers:
+        recorder.register(stand_in, "buffer", keep=None if kept.is_meta else kept.detach())
+    isolated.model.train(training)
+    stack = contextlib.ExitStack()
+    with stack:
+        for handle in _watch_modules(isolated.model, recorder):
+            stack.callback(handle.remove)
+        stack.enter_context(mode or contextlib.nullcontext())
+        args = tuple(_prepare(item, recorder, mode) for item in inputs[0])
+        kwargs = {key: _prepare(item, recorder, mode) for key, item in inputs[1].items()}
+        stack.enter_context(recorder)
+        stack.enter_context(torch.inference_mode())
+        output = isolated.model(*args, **kwargs)
+    for tensor in tensors_in(output):
+        run.outputs.add(recorder.read(tensor).id)
+    return run
+
+
+def _watch_modules(model: nn.Module, recorder: Recorder) -> Iterator[Any]:
+    """Hooks on the copy's own modules: nothing global, so threads do not disturb each other."""
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue
+
+        def enter(_module: nn.Module, _args: Any, path: str = path) -> None:
+            recorder.path.append(path)
+
+        def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+            recorder.path.pop()
+
+        yield module.register_forward_pre_hook(enter, prepend=True)
+        yield module.register_forward_hook(leave, always_call=True)
+
+
+def _prepare(item: Any, recorder: Recorder, mode: Any) -> Any:
+    """An input as the run takes it: fake, or on the CPU, with its integers known."""
+    if isinstance(item, torch.Tensor):
+        plain = item.detach()
+        tensor = compatibility.fake_like(mode, plain) if mode is not None else _computable(plain)
+        value = recorder.register(tensor, "input", keep=None if item.is_meta or item.is_floating_point() else item)
+        recorder.run.inputs.append(value)
+        return tensor
+    if isinstance(item, dict):
+        return type(item)((key, _prepare(part, recorder, mode)) for key, part in item.items())
+    if isinstance(item, list | tuple) and not hasattr(item, "_fields"):
+        return type(item)(_prepare(part, recorder, mode) for part in item)
+    return item
+
+
+def _computable(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor.detach().clone()

@@ -1,0 +1,158 @@
+"""`trace`: a model and its inputs in, a graph out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from fanin.graph import Graph, ParameterNode
+from fanin.tracing import compatibility
+from fanin.tracing.assembly import Assembler
+from fanin.tracing.isolation import fake_copy, preserved_randomness, real_copy
+from fanin.tracing.modules import graph_of
+from fanin.tracing.names import named_parameters, unwrap
+from fanin.tracing.records import Run
+from fanin.tracing.running import run_model
+from fanin.tracing.walks import Walker
+
+Inputs = Any
+"""A tensor, a tuple of positional arguments, or a mapping of keyword arguments."""
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+_LARGEST_MATERIALISED = 50_000_000
+_UNTRIED = "the model could not be run without data"
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One way to run a model."""
+
+    source: str
+    training: bool = False
+
+
+def trace(model: nn.Module, inputs: Inputs = None) -> Graph:
+    """Find out what a model does with each of its parameters, by running it once without computing anything.
+
+    The run is recorded under fake tensors, on an isolated copy of the module tree that shares no state with the model
+    and copies no weight. Where it fails because the model asks for data, it is repeated with plausible answers, then
+    for real on the inputs given, and at last the types of the modules are taken; ``graph.source`` and ``graph.notes``
+    say which and why.
+
+    Args:
+        model: any module; on any device, also built on ``meta``, compiled, or wrapped for data parallelism. It is
+            left exactly as it was.
+        inputs: what the model is called with: a tensor, a tuple or list of positional arguments, or a mapping of
+            keyword arguments. Without them the types of the modules are taken.
+
+    Raises:
+        TraceError: a parameter has no shape yet (lazy modules).
+
+    >>> graph = trace(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(2, 4))
+    >>> graph["0.weight"].activation, graph["2.weight"].output
+    ('relu', True)
+    """
+    compatibility.check()
+    base = graph_of(model)
+    if inputs is None:
+        return replace(base, notes=("no example inputs were given; roles and axes are from module types",))
+    call = as_call(inputs)
+    return replace(_trace_call(model, base, call), inputs=describe(call))
+
+
+def as_call(inputs: Inputs) -> Call:
+    """Positional and keyword arguments from whatever a user gave."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    if isinstance(inputs, tuple | list):
+        return tuple(inputs), {}
+    return (inputs,), {}
+
+
+def describe(call: Call) -> str:
+    """Inputs in words.
+
+    >>> describe(((torch.zeros(2, 3),), {"mask": None}))
+    'float32 2×3, mask=None'
+    """
+    words = [_word(item) for item in call[0]]
+    words += [f"{key}={_word(item)}" for key, item in call[1].items()]
+    return ", ".join(words)
+
+
+def _word(item: Any) -> str:
+    if isinstance(item, torch.Tensor):
+        return f"{str(item.dtype).removeprefix('torch.')} {'×'.join(map(str, item.shape)) or 'scalar'}"
+    if isinstance(item, list | tuple):
+        return f"[{', '.join(_word(part) for part in item)}]"
+    return repr(item) if item is None or isinstance(item, bool | int | float | str) else type(item).__name__
+
+
+def _trace_call(model: nn.Module, base: Graph, call: Call) -> Graph:
+    notes: list[str] = []
+    for source in ("fake", "optimistic", "real"):
+        if source == "real" and not _can_compute(base, model):
+            notes.append("a real run was not tried: the model is on the meta device and large")
+            break
+        graph = _attempt(model, base, call, _Attempt(source), notes)
+        if graph is not None:
+            graph = _with_training(model, base, call, graph)
+            return replace(graph, notes=(*notes, *graph.notes))
+    notes.append(f"{_UNTRIED}; roles and axes are from module types")
+    return replace(base, notes=tuple(notes))
+
+
+def _attempt(model: nn.Module, base: Graph, call: Call, attempt: _Attempt, notes: list[str]) -> Graph | None:
+    names = {id(entry.parameter): entry.name for entry in named_parameters(model)}
+    run = Run(attempt.source)
+    try:
+        with preserved_randomness(), compatibility.plain_execution():
+            if attempt.source == "real":
+                isolated, mode = real_copy(model), None
+            else:
+                mode = compatibility.fake_mode()
+                isolated = fake_copy(model, mode)
+            run_model(isolated, names, call, run, mode=mode, training=attempt.training)
+            return Assembler(Walker(run), base).graph()
+    except Exception as error:  # a model may raise anything; the next way of running it is tried
+        notes.append(f"{attempt.source} run failed: {_first_line(error)}")
+        return None
+
+
+def _with_training(model: nn.Module, base: Graph, call: Call, graph: Graph) -> Graph:
+    """Parameters that only training uses (auxiliary heads, mask tokens), from a second run as in training."""
+    idle = [node.name for node in graph if not node.exercised]
+    if not idle or graph.source == "real":
+        return graph
+    failures: list[str] = []
+    training = _attempt(model, base, call, _Attempt(graph.source, training=True), failures)
+    if training is None:
+        return graph
+    found = [training[name] for name in idle if training[name].exercised]
+    if not found:
+        return graph
+    note = f"{len(found)} parameters are used in training only, as {found[0].name}"
+    nodes = [_merged(node, training) for node in graph]
+    return replace(graph, parameters=tuple(nodes), notes=(*graph.notes, note))
+
+
+def _merged(node: ParameterNode, training: Graph) -> ParameterNode:
+    other = training[node.name]
+    if node.exercised or not other.exercised:
+        return node
+    return replace(other, evidence=f"in training only: {other.evidence}", confidence=round(0.9 * other.confidence, 3))
+
+
+def _can_compute(base: Graph, model: nn.Module) -> bool:
+    on_meta = sum(parameter.numel() for parameter in unwrap(model).parameters() if parameter.is_meta)
+    return on_meta <= _LARGEST_MATERIALISED
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__
