@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fanin.errors import SchemeError
-from fanin.sampling import orthogonal_rows
+from fanin.sampling import haar, orthogonal_rows
 from fanin.sampling.products import CHUNK, multiply
 
 SHAPES = [(1, 1), (2, 2), (3, 7), (7, 3), (64, 64), (65, 65), (64, 200), (200, 130), (1, 50), (50, 1)]
@@ -28,6 +28,18 @@ def test_wide_is_tall_transposed():
 def test_double_agrees_with_single():
     single, double = orthogonal_rows(100, 80, key=1), orthogonal_rows(100, 80, key=1, dtype=torch.float64)
     assert (single - double).abs().max() < 2e-6
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (500, 300)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_kernels_are_the_definition_bit_for_bit(shape, dtype, threads, monkeypatch):
+    kept = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    drawn = orthogonal_rows(*shape, key=8, part=3, dtype=dtype)
+    torch.set_num_threads(kept)
+    monkeypatch.setattr(haar, "compiled", lambda: None)
+    assert torch.equal(drawn, orthogonal_rows(*shape, key=8, part=3, dtype=dtype))
 
 
 def test_parts_and_keys_differ():

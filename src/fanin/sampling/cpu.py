@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fanin.sampling import kernels, philox
-from fanin.sampling.distributions import NormalConstants, RandomLaw, UniformConstants, resolve
+from fanin.sampling import kernels, philox, reflections
+from fanin.sampling.distributions import Normal, NormalConstants, RandomLaw, UniformConstants, resolve
 from fanin.sampling.polynomials import DOUBLE, SINGLE, Precision
 from fanin.sampling.regions import Piece, Region
 from fanin.sampling.threads import share
@@ -33,14 +33,12 @@ def fill(
     """Write the values of a region into a flat CPU tensor of one of `DTYPES`; compare `device.fill`."""
     precision = DOUBLE if flat.dtype is torch.float64 else SINGLE
     numbers = _prepare(law, precision)
-    stream = np.array([*philox.key_words(key), philox.counter_word(lane, low=False), part], np.uint64)
+    stream = _stream(key, lane, part)
     memory = _memory(flat)
 
     def draw(piece: Piece) -> None:
-        size = kernels.BLOCK * kernels.GROUP
-        scratch = np.empty(size, precision.word), np.empty(size, precision.scalar)
         out = memory[piece.at : piece.at + piece.size]
-        kernels.fill_runs(out, piece.starts, piece.length, stream, numbers, scratch)
+        kernels.fill_runs(out, piece.starts, piece.length, stream, numbers, _scratch(precision))
 
     most = min(max(flat.numel() // (4 * torch.get_num_threads()), _ALONE), _MOST)
     share(draw, within.pieces(most), helpers=flat.numel() > _ALONE)
@@ -48,11 +46,51 @@ def fill(
         torch.autograd.graph.increment_version(flat)  # as any write in place; autograd has not seen this one
 
 
+def fill_orthogonal(out: npt.NDArray[Any], key: int, part: int) -> None:
+    """Write the tall matrix that `haar` defines into an array of float32 or float64 with any strides."""
+    length, count = out.shape
+    precision = DOUBLE if out.dtype == np.float64 else SINGLE
+    firsts = range(0, count, reflections.BLOCK)
+    ends = np.cumsum([0] + [reflections.padded(length - first) * reflections.BLOCK for first in firsts])
+    vectors = np.empty(ends[-1], out.dtype)
+    triangles = np.empty((len(firsts), reflections.BLOCK**2), out.dtype)
+    signs = np.empty(count, out.dtype)
+    stream, normal = _stream(key, philox.MATRIX, part), _prepare(Normal(0.0, 1.0), precision)
+
+    def prepare(first: int) -> None:
+        block, size = first // reflections.BLOCK, min(reflections.BLOCK, count - first)
+        rows = np.empty((size, length - first), out.dtype)
+        starts = np.arange(first, first + size, dtype=np.int64) * length + first
+        kernels.fill_runs(rows.reshape(-1), starts, length - first, stream, normal, _scratch(precision))
+        mine = vectors[ends[block] : ends[block + 1]]
+        reflections.prepare_block(rows, mine, triangles[block], signs[first : first + size])
+
+    def apply(first: int) -> None:
+        size = min(reflections.PANEL, count - first)
+        panel = np.zeros((reflections.padded(length), reflections.PANEL), out.dtype)
+        np.fill_diagonal(panel[first:, :size], 1.0)
+        reflections.apply_blocks(panel.reshape(-1), first, vectors, ends, triangles)
+        np.multiply(panel[:length, :size], -signs[first : first + size], out=out[:, first : first + size])
+
+    helpers = out.size > _ALONE
+    share(prepare, firsts, helpers)
+    share(apply, reversed(range(0, count, reflections.PANEL)), helpers)  # the last panels take longest
+
+
 def _memory(flat: torch.Tensor) -> npt.NDArray[Any]:
     """See a tensor's memory as an array; bfloat16, which numpy lacks, as the bit patterns."""
     if flat.dtype is torch.bfloat16:
         return flat.detach().view(torch.uint16).numpy()
     return flat.detach().numpy()
+
+
+def _stream(key: int, lane: int, part: int) -> npt.NDArray[np.uint64]:
+    return np.array([*philox.key_words(key), philox.counter_word(lane, low=False), part], np.uint64)
+
+
+def _scratch(precision: Precision) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    size = kernels.BLOCK * kernels.GROUP
+    return np.empty(size, precision.word), np.empty(size, precision.scalar)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -65,5 +103,5 @@ def _prepare(law: RandomLaw, precision: Precision) -> kernels.Numbers:
     if isinstance(constants, NormalConstants):
         return kernels.NormalNumbers(real(constants.mean), real(constants.std))
     kind = kernels.MiddleNumbers if constants.middle_only else kernels.TruncatedNumbers
-    fields = {name: real(getattr(constants, name)) for name in kind._fields}
-    return kind(**fields | {"turn": precision.word(constants.turn)})
+    fields = {name: real(getattr(constants, name)) for name in kind._fields if name != "turn"}
+    return kind(turn=precision.word(constants.turn), **fields)

@@ -79,7 +79,7 @@ def _fill_real(
     if isinstance(law, Constant):
         tensor.fill_(precision.round(law.value))
         return
-    kernels = _cpu() if tensor.device.type == "cpu" else None
+    kernels = compiled() if tensor.device.type == "cpu" else None
     if tensor.is_contiguous() and (kernels is None or tensor.dtype in kernels.DTYPES):
         _fill_flat(tensor, law, key, region(tensor.shape, whole, offset), precision, lane, part)
         return
@@ -92,7 +92,7 @@ def _fill_real(
 def _fill_flat(
     tensor: torch.Tensor, law: RandomLaw, key: int, within: Region, precision: Precision, lane: int, part: int
 ) -> None:
-    kernels = _cpu() if tensor.device.type == "cpu" else None
+    kernels = compiled() if tensor.device.type == "cpu" else None
     if kernels is None:
         device.fill(tensor.view(-1), law, key, within, precision, lane, part)
     else:
@@ -100,7 +100,7 @@ def _fill_flat(
 
 
 @functools.cache
-def _cpu() -> ModuleType | None:
+def compiled() -> ModuleType | None:
     """Import the kernels when they are first needed; where numba is missing, warn once and do without."""
     try:
         from fanin.sampling import cpu

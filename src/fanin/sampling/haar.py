@@ -16,7 +16,7 @@ from fanin.errors import SchemeError, compose
 from fanin.sampling import philox
 from fanin.sampling.device import square_root
 from fanin.sampling.distributions import Normal
-from fanin.sampling.filling import fill_
+from fanin.sampling.filling import compiled, fill_
 from fanin.sampling.products import multiply
 
 BLOCK = 64
@@ -58,8 +58,14 @@ def orthogonal_rows(
                 instead="orthogonal_rows(rows, cols, key).to(dtype)",
             )
         )
-    tall = _orthogonal_columns(max(rows, cols), min(rows, cols), key, part, dtype)
-    return tall if rows >= cols else tall.T.contiguous()
+    q = torch.empty(rows, cols, dtype=dtype, device="cpu")
+    tall = q if rows >= cols else q.T
+    cpu = compiled()
+    if cpu is None:
+        tall.copy_(_orthogonal_columns(max(rows, cols), min(rows, cols), key, part, dtype))
+    elif q.numel() > 0:
+        cpu.fill_orthogonal(tall.numpy(), key, part)
+    return q
 
 
 def _orthogonal_columns(length: int, count: int, key: int, part: int, dtype: torch.dtype) -> torch.Tensor:

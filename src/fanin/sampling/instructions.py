@@ -38,7 +38,7 @@ def generic(stub: Callable[..., Any]) -> Callable[[Function], Function]:
     return cast(Callable[[Function], Function], overload(stub))
 
 
-def _instruction(function: Callable[..., Any]) -> Callable[..., Any]:
+def instruction(function: Callable[..., Any]) -> Callable[..., Any]:
     return cast(Callable[..., Any], intrinsic(prefer_literal=True)(function))
 
 
@@ -54,7 +54,7 @@ def _floating(kind: Any) -> Any:
     return types.float32 if _is_single(kind) else types.float64
 
 
-@_instruction
+@instruction
 def like(context: Any, model: Any, value: Any) -> Any:
     """Narrow (or widen) an integer to the integer type of `model`."""
 
@@ -65,7 +65,7 @@ def like(context: Any, model: Any, value: Any) -> Any:
     return model(model, value), emit
 
 
-@_instruction
+@instruction
 def floating(context: Any, value: Any) -> Any:
     """Round an integer to the floating-point type of its own width."""
 
@@ -77,7 +77,7 @@ def floating(context: Any, value: Any) -> Any:
     return _floating(value)(value), emit
 
 
-@_instruction
+@instruction
 def signed(context: Any, value: Any) -> Any:
     """Read an unsigned integer as a signed one."""
 
@@ -87,7 +87,7 @@ def signed(context: Any, value: Any) -> Any:
     return (types.int32 if _is_single(value) else types.int64)(value), emit
 
 
-@_instruction
+@instruction
 def pattern_of(context: Any, value: Any) -> Any:
     """Read the bits of a floating-point number as a signed integer."""
 
@@ -97,7 +97,7 @@ def pattern_of(context: Any, value: Any) -> Any:
     return (types.int32 if _is_single(value) else types.int64)(value), emit
 
 
-@_instruction
+@instruction
 def number_from(context: Any, pattern: Any) -> Any:
     """Read the bits of an integer as a floating-point number."""
 
@@ -107,7 +107,7 @@ def number_from(context: Any, pattern: Any) -> Any:
     return _floating(pattern)(pattern), emit
 
 
-@_instruction
+@instruction
 def constant(context: Any, model: Any, name: Any) -> Any:
     """Return a number, or an attribute of the precision of `model`'s width, as a value of `model`'s type."""
     text = name.literal_value
@@ -121,7 +121,7 @@ def constant(context: Any, model: Any, name: Any) -> Any:
     return model(model, name), emit
 
 
-@_instruction
+@instruction
 def polynomial(context: Any, x: Any, name: Any) -> Any:
     """Evaluate a polynomial of the precision of `x` by Horner's rule: a product, a sum, a product, a sum."""
     coefficients = getattr(_precision(x), name.literal_value)
