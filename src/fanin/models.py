@@ -1,0 +1,224 @@
+"""Models by name: timm's, torchvision's, transformers', and any factory that can be imported."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from fanin.comparison.randomness import seeded
+from fanin.errors import FaninError, InputsError, MissingExtraError, compose, nearest
+
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 128,
+    "decoder_layers": 2,
+    "encoder_layers": 2,
+    "d_model": 64,
+    "d_ff": 128,
+    "num_layers": 2,
+    "num_heads": 4,
+}
+"""What ``small`` sets in a transformers config, where the config has it."""
+
+TOKENS = 16
+"""The length of example sequences."""
+
+Loaded = tuple[nn.Module, Any]
+"""A model, and what it is called with; None where that is not known."""
+
+Parts = tuple[nn.Module, Callable[[], Any]]
+"""A model, and a function that makes what it is called with: apart, since the model may be built without values."""
+
+
+def load(spec: str, *, small: bool = False, meta: bool = False) -> Loaded:
+    """A model by name, with example inputs where they are known; nothing is downloaded.
+
+    Args:
+        spec: ``timm/resnet50``, ``torchvision/vgg16``, ``transformers/gpt2`` (a model type or a class, from its default
+            config), or ``package.module:factory``, a function that returns a model or a pair of a model and its inputs.
+        small: shrink a transformers model to a few layers.
+        meta: build on the meta device where the model allows it, so that no weight takes memory or time.
+
+    Raises:
+        InputsError: there is no such model.
+        MissingExtraError: the library is not installed.
+
+    >>> model, inputs = load("torch.nn:Identity")
+    >>> model, inputs
+    (Identity(), None)
+    """
+    library, slash, name = spec.partition("/")
+    if small and library != "transformers":
+        raise InputsError(
+            compose(f"{spec}, small", "a transformers model", "only their configs say what can be shrunk")
+        )
+    if slash and name and library in _LIBRARIES:
+        build = partial(_LIBRARIES[library], name, small)
+    elif ":" in spec:
+        build = partial(_factory, spec)
+    else:
+        raise InputsError(
+            compose(
+                f"the model {spec!r}",
+                "library/name with timm, torchvision or transformers, or package.module:factory",
+                instead="fanin plan timm/resnet50, or fanin plan mymodels:build",
+            )
+        )
+    with seeded(0):
+        model, example = _on_meta(build) if meta else build()
+        return model, example()
+
+
+def imported(spec: str) -> Any:
+    """What ``package.module:name`` refers to; modules of the working directory can be imported too.
+
+    Raises:
+        InputsError: there is no such module, or no such name in it.
+
+    >>> imported("math:pi")
+    3.141592653589793
+    """
+    module_name, _, name = spec.partition(":")
+    if not module_name or not name:
+        raise InputsError(compose(f"{spec!r}", "package.module:name", instead="mymodels:build"))
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module_name + ".").startswith(error.name + "."):
+            raise
+        raise InputsError(
+            compose(
+                f"{spec!r}: no module {error.name!r}",
+                "a module that can be imported from here",
+                "it is looked for in the working directory and among the installed packages",
+            )
+        ) from None
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise InputsError(compose(f"{spec!r}: no {part!r} in it", "a name it has", nearest(part, vars(found))))
+        found = getattr(found, part)
+    return found
+
+
+def _on_meta(build: Callable[[], Parts]) -> Parts:
+    try:
+        with torch.device("meta"):
+            return build()
+    except FaninError:
+        raise
+    except Exception:
+        # Some constructors compute with their weights, which hold nothing on meta: those are built as they are.
+        return build()
+
+
+def _timm(name: str, small: bool) -> Parts:
+    timm = _library("timm")
+    if not timm.is_model(name):
+        raise _unknown("timm", name, timm.list_models())
+    model: nn.Module = timm.create_model(name, pretrained=False)
+    size = getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))
+    return model, lambda: torch.randn(1, *size)
+
+
+def _torchvision(name: str, small: bool) -> Parts:
+    models = _library("torchvision").models
+    known = models.list_models()
+    if name not in known:
+        raise _unknown("torchvision", name, known)
+    with warnings.catch_warnings():
+        # GoogLeNet and Inception announce that their defaults will change.
+        warnings.simplefilter("ignore", FutureWarning)
+        model: nn.Module = models.get_model(name, weights=None)
+    transform = models.get_model_weights(name).DEFAULT.transforms()
+    crop = getattr(transform, "crop_size", None)
+    size = crop[0] if isinstance(crop, list | tuple) and len(crop) == 1 else 224
+    image_model = isinstance(crop, list | tuple) and len(crop) == 1
+    return model, lambda: torch.randn(1, 3, size, size) if image_model else None
+
+
+def _transformers(name: str, small: bool) -> Parts:
+    transformers = _library("transformers")
+    kind = getattr(transformers, name, None)
+    config = _config(transformers, name, kind, small)
+    if isinstance(kind, type) and issubclass(kind, nn.Module):
+        model: nn.Module = kind(config)
+    else:
+        tasks = ("SEQ_TO_SEQ_CAUSAL_LM", "MASKED_LM", "CAUSAL_LM")
+        heads = (getattr(transformers, f"MODEL_FOR_{task}_MAPPING") for task in tasks)
+        headed: nn.Module | None = next((head[type(config)](config) for head in heads if type(config) in head), None)
+        model = transformers.AutoModel.from_config(config) if headed is None else headed
+    return model, partial(_tokens, model, config)
+
+
+def _tokens(model: nn.Module, config: Any) -> dict[str, torch.Tensor] | None:
+    vocabulary = getattr(config, "vocab_size", None)
+    if not isinstance(vocabulary, int) or getattr(model, "main_input_name", "") != "input_ids":
+        return None
+    tokens = torch.randint(0, vocabulary, (1, TOKENS))
+    two_sided = getattr(config, "is_encoder_decoder", False)
+    return {"input_ids": tokens, **({"decoder_input_ids": tokens} if two_sided else {})}
+
+
+def _config(transformers: Any, name: str, kind: Any, small: bool) -> Any:
+    if isinstance(kind, type) and hasattr(kind, "config_class"):
+        config_class = kind.config_class
+    elif name in transformers.CONFIG_MAPPING:
+        config_class = transformers.CONFIG_MAPPING[name]
+    else:
+        raise _unknown("transformers", name, transformers.CONFIG_MAPPING.keys())
+    config = config_class()
+    if small:
+        config = config_class(
+            **{key: value for key, value in SMALL.items() if isinstance(getattr(config, key, None), int)}
+        )
+    return config
+
+
+def _factory(spec: str) -> Parts:
+    made = imported(spec)
+    if callable(made) and not isinstance(made, nn.Module):
+        made = made()
+    model, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(model, nn.Module):
+        raise InputsError(
+            compose(
+                f"{spec}, which gives a {type(model).__name__}",
+                "a function that returns an nn.Module, or a pair of one and its inputs",
+            )
+        )
+    return model, lambda: inputs
+
+
+_LIBRARIES: dict[str, Callable[[str, bool], Parts]] = {
+    "timm": _timm,
+    "torchvision": _torchvision,
+    "transformers": _transformers,
+}
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise MissingExtraError(name, "zoo", f"the models of {name}") from error
+
+
+def _unknown(library: str, name: str, known: Iterable[str]) -> InputsError:
+    return InputsError(compose(f"{library}/{name}", f"a model that {library} has", nearest(name, known)))
