@@ -7,18 +7,16 @@
 followed by relu: gain 1.4142, fan_in 64
 """
 
-from fanin import gains, guide, recipes, schemes
+from fanin import gains, guide, recipes, reports, schemes
 from fanin.applying import apply
-
-# from fanin.comparison import compare
+from fanin.comparison import compare
 from fanin.drawing import fill_
 from fanin.errors import FaninError
 from fanin.fans import Axes, Block, Fans
 from fanin.graph import Graph, ParameterNode, Role
 from fanin.planning import initialize, plan
 from fanin.plans import Plan
-
-# from fanin.race import Comparison
+from fanin.race import Comparison
 from fanin.rows import Row
 from fanin.tracing.modules import fans_of
 from fanin.verification import Verification
@@ -28,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Axes",
     "Block",
+    "Comparison",
     "FaninError",
     "Fans",
     "Graph",
@@ -37,6 +36,7 @@ __all__ = [
     "Row",
     "Verification",
     "apply",
+    "compare",
     "fans_of",
     "fill_",
     "gains",
@@ -44,5 +44,6 @@ __all__ = [
     "initialize",
     "plan",
     "recipes",
+    "reports",
     "schemes",
 ]
