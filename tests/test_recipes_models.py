@@ -1,0 +1,170 @@
+"""Published recipes on real modules: traced, planned, written and measured."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fanin
+from fanin import recipes
+from fanin.errors import RecipeError
+from fanin.tracing import trace
+from fanin.tracing.modules import graph_of
+from fanin.verification import verify
+
+
+class ActorCritic(nn.Module):
+    """A policy and a value on the same observation, and a log standard deviation for every action."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.critic = nn.Sequential(nn.Linear(6, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1))
+        self.actor = nn.Sequential(nn.Linear(6, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 2))
+        self.actor_logstd = nn.Parameter(torch.full((1, 2), 3.0))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return self.actor(x), self.actor_logstd.expand(len(x), -1), self.critic(x)
+
+
+class Sine(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(30 * x)
+
+
+class FixupBlock(nn.Module):
+    """A residual block without norm, with scalars around its convolutions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.bias1, self.bias2, self.bias3 = (nn.Parameter(torch.ones(1)) for _ in range(3))
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.scale = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.conv1(x + self.bias1) + self.bias2)
+        return torch.relu(x + self.conv2(y) * self.scale + self.bias3)
+
+
+class FixupNetwork(nn.Module):
+    def __init__(self, blocks: int = 4, width: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.blocks = nn.Sequential(*(FixupBlock(width) for _ in range(blocks)))
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.blocks(torch.relu(self.stem(x))).mean((2, 3)))
+
+
+class PostNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+        self.embed = nn.Embedding(50, 32)
+        self.encoder = nn.TransformerEncoder(layer, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.encoder(self.embed(tokens))
+
+
+def sirens() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 64), Sine(), nn.Linear(64, 64), Sine(), nn.Linear(64, 1))
+
+
+@pytest.mark.parametrize("traced", [True, False])
+def test_ppo_tells_the_heads_apart(traced: bool) -> None:
+    model = ActorCritic()
+    plan = recipes.ppo()(trace(model, torch.zeros(4, 6)) if traced else graph_of(model))
+    assert plan["actor.4.weight"].std == pytest.approx(0.01 / 8)
+    assert plan["critic.4.weight"].std == pytest.approx(1 / 8)
+    assert plan["actor.0.weight"].std == plan["critic.2.weight"].std == pytest.approx(math.sqrt(2) / 8)
+    assert plan["actor_logstd"].expected == (0.0, 0.0)
+    fanin.apply(plan, model, seed=0)
+    assert verify(plan, model)
+
+
+def test_ppo_needs_both_heads() -> None:
+    model = nn.Sequential(nn.Linear(6, 64), nn.Tanh(), nn.Linear(64, 2))
+    with pytest.raises(RecipeError, match="without value heads"):
+        recipes.ppo()(trace(model, torch.zeros(4, 6)))
+
+
+def test_siren_keeps_its_signal() -> None:
+    """The paper's claim: sine activations keep a std of √½ in every layer."""
+    model = sirens()
+    plan = recipes.siren()(trace(model, torch.zeros(4, 2)))
+    fanin.apply(plan, model, seed=0)
+    x = torch.rand(512, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        for layer in model[:4]:
+            x = layer(x)
+    assert x.std().item() == pytest.approx(math.sqrt(0.5), rel=0.05)
+
+
+def test_siren_refuses_a_traced_relu_network() -> None:
+    model = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 1))
+    with pytest.raises(RecipeError, match="followed by none, relu"):
+        recipes.siren()(trace(model, torch.zeros(4, 2)))
+
+
+def test_fixup_starts_every_block_as_its_shortcut() -> None:
+    model = FixupNetwork()
+    plan = recipes.fixup()(trace(model, torch.zeros(2, 3, 8, 8)))
+    he = math.sqrt(2 / 144)
+    assert plan["blocks.2.conv1.weight"].std == pytest.approx(he / 2)
+    fanin.apply(plan, model, seed=0)
+    assert verify(plan, model)
+    x = torch.rand(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model.blocks(x), x)
+
+
+def test_keras_recurrence_is_orthonormal_and_remembers() -> None:
+    model = nn.LSTM(24, 32)
+    plan = recipes.lstm_keras()(trace(model, torch.zeros(5, 2, 24)))
+    assert plan["weight_ih_l0"].std == pytest.approx(math.sqrt(2 / (24 + 128)))
+    assert plan["weight_hh_l0"].std == pytest.approx(1 / math.sqrt(128))
+    fanin.apply(plan, model, seed=0)
+    weight = model.weight_hh_l0.detach()
+    assert torch.allclose(weight.T @ weight, torch.eye(32), atol=1e-5)
+    bias = (model.bias_ih_l0 + model.bias_hh_l0).detach().view(4, 32)
+    assert torch.equal(bias, torch.tensor([[0.0], [1.0], [0.0], [0.0]]).expand(4, 32))
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN])
+def test_keras_recipe_takes_other_recurrent_layers(kind: type[nn.RNNBase]) -> None:
+    model = kind(24, 32)
+    plan = recipes.lstm_keras()(trace(model, torch.zeros(5, 2, 24)))
+    gates = 3 if kind is nn.GRU else 1
+    assert plan["weight_hh_l0"].std == pytest.approx(1 / math.sqrt(32 * gates))
+    fanin.apply(plan, model, seed=0)
+    assert verify(plan, model)
+    assert not model.bias_ih_l0.any()
+
+
+def test_dcgan_generator() -> None:
+    model = nn.Sequential(
+        nn.ConvTranspose2d(32, 64, 4, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.ConvTranspose2d(64, 3, 4, 2, 1)
+    )
+    plan = recipes.dcgan()(trace(model, torch.zeros(2, 32, 1, 1)))
+    fanin.apply(plan, model, seed=0)
+    assert verify(plan, model)
+    assert plan["1.weight"].expected == (1.0, 0.02)
+
+
+@pytest.mark.parametrize("recipe", ["gpt2", "gpt-neox", "olmo", "llama-torchtitan", "t-fixup", "deepnorm", "ddpm"])
+def test_branches_are_counted_from_the_dataflow(recipe: str) -> None:
+    """Post-norm encoder layers, whose branches no name reveals: the recipes find them, or refuse for the norms."""
+    model = PostNorm()
+    graph = trace(model, torch.zeros(2, 7, dtype=torch.long))
+    if recipe == "t-fixup":
+        with pytest.raises(RecipeError, match="with norms"):
+            recipes.recipe_named(recipe)(graph)
+        return
+    plan = recipes.recipe_named(recipe)(graph)
+    assert plan["encoder.layers.1.linear2.weight"].node.stream_depth == 6
+    fanin.apply(plan, model, seed=0)
+    assert verify(plan, model)
