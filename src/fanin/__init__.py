@@ -18,6 +18,7 @@ from fanin.planning import initialize, plan
 from fanin.plans import Plan
 from fanin.race import Comparison
 from fanin.rows import Row
+from fanin.tracing import trace
 from fanin.tracing.modules import fans_of
 from fanin.verification import Verification
 
@@ -46,4 +47,5 @@ __all__ = [
     "recipes",
     "reports",
     "schemes",
+    "trace",
 ]

@@ -14,7 +14,7 @@ from fanin.applying import apply
 from fanin.graph import WEIGHTS, Activation, Graph, ParameterNode, Role
 from fanin.plans import Plan
 from fanin.recipes import Recipe, resolve
-from fanin.tracing.modules import graph_of
+from fanin.tracing import trace
 
 ActivationArgument = str | nn.Module | Callable[[Any], Any]
 
@@ -23,7 +23,7 @@ def plan(
     model: nn.Module,
     inputs: Any = None,
     *,
-    recipe: Recipe = "he",
+    recipe: Recipe = "auto",
     activation: ActivationArgument | None = None,
 ) -> Plan:
     """Decide how every parameter of a model starts; nothing is written.
@@ -31,6 +31,7 @@ def plan(
     Args:
         model: any module, also on the meta device.
         inputs: what the model is called with: a tensor, a tuple of positional arguments, a dict of keyword arguments.
+            They are only looked at for their shapes: the model is traced on fake tensors.
         recipe: a name (``fanin.recipes.REGISTRY`` lists them) or a function from a graph to a plan.
         activation: the non-linearity that follows the weights, where the model's structure does not tell it: a name,
             a module, or any function of a tensor.
@@ -45,7 +46,7 @@ def plan(
     >>> print(plan(nn.Sequential(nn.Linear(256, 512), nn.ReLU()), recipe="he")["0.weight"].reason)
     followed by relu: gain 1.4142, fan_in 256
     """
-    graph = graph_of(model)
+    graph = trace(model, inputs)
     if activation is not None:
         graph = with_activation(graph, activation)
     _, function = resolve(recipe)
@@ -56,7 +57,7 @@ def initialize(
     model: nn.Module,
     inputs: Any = None,
     *,
-    recipe: Recipe = "he",
+    recipe: Recipe = "auto",
     seed: int = 0,
     activation: ActivationArgument | None = None,
     device: torch.device | str | None = None,
