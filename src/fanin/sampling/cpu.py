@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fanin.sampling import kernels, philox, reflections
+from fanin.sampling import kernels, philox, reflections, variates
 from fanin.sampling.distributions import Normal, NormalConstants, RandomLaw, UniformConstants, resolve
 from fanin.sampling.polynomials import DOUBLE, SINGLE, Precision
 from fanin.sampling.regions import Piece, Region
@@ -94,14 +94,14 @@ def _scratch(precision: Precision) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
 
 
 @functools.lru_cache(maxsize=1024)
-def _prepare(law: RandomLaw, precision: Precision) -> kernels.Numbers:
+def _prepare(law: RandomLaw, precision: Precision) -> variates.Numbers:
     """Give a law's constants the types that the kernels compute in."""
     constants = resolve(law, precision)
     real = precision.scalar
     if isinstance(constants, UniformConstants):
-        return kernels.UniformNumbers(real(constants.low), real(constants.scale), real(constants.top))
+        return variates.UniformNumbers(real(constants.low), real(constants.scale), real(constants.top))
     if isinstance(constants, NormalConstants):
-        return kernels.NormalNumbers(real(constants.mean), real(constants.std))
-    kind = kernels.MiddleNumbers if constants.middle_only else kernels.TruncatedNumbers
+        return variates.NormalNumbers(real(constants.mean), real(constants.std))
+    kind = variates.MiddleNumbers if constants.middle_only else variates.TruncatedNumbers
     fields = {name: real(getattr(constants, name)) for name in kind._fields if name != "turn"}
     return kind(turn=precision.word(constants.turn), **fields)

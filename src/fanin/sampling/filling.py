@@ -60,7 +60,6 @@ def fill_(
     _require_values(tensor)
     whole = tensor.shape if global_shape is None else tuple(global_shape)
     begin = (0,) * len(whole) if offset is None else tuple(offset)
-    region(tensor.shape, whole, begin)
     with torch.no_grad():
         if tensor.is_complex():
             parts = torch.view_as_real(tensor)
@@ -76,12 +75,13 @@ def _fill_real(
     tensor: torch.Tensor, law: Law, key: int, whole: Sequence[int], offset: Sequence[int], lane: int, part: int
 ) -> None:
     precision = DOUBLE if tensor.dtype is torch.float64 else SINGLE
+    within = region(tensor.shape, whole, offset)
     if isinstance(law, Constant):
         tensor.fill_(precision.round(law.value))
         return
     kernels = compiled() if tensor.device.type == "cpu" else None
     if tensor.is_contiguous() and (kernels is None or tensor.dtype in kernels.DTYPES):
-        _fill_flat(tensor, law, key, region(tensor.shape, whole, offset), precision, lane, part)
+        _fill_flat(tensor, law, key, within, precision, lane, part)
         return
     for block, at in _blocks(tensor, tuple(offset)):
         stage = torch.empty(block.shape, dtype=_computed_in(precision), device=tensor.device)

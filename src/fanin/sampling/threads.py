@@ -27,6 +27,11 @@ class _Shared(Generic[Piece]):
         with self._lock:
             return next(self._pieces)
 
+    def stop(self) -> None:
+        """Give out no more."""
+        with self._lock:
+            self._pieces = iter(())
+
 
 _pools: dict[int, ThreadPoolExecutor] = {}
 _pools_lock = threading.Lock()
@@ -54,14 +59,18 @@ def share(work: Callable[[Piece], None], pieces: Iterable[Piece], helpers: bool 
         helpers: False to do everything in this thread.
 
     Raises:
-        Exception: whatever `work` raised first; the other threads finish the pieces they hold.
+        Exception: whatever `work` raised; the other threads finish the piece they hold and take no more.
     """
     count = torch.get_num_threads() - 1 if helpers else 0
     queue = _Shared(pieces)
 
     def labour() -> None:
-        for piece in queue:
-            work(piece)
+        try:
+            for piece in queue:
+                work(piece)
+        except BaseException:
+            queue.stop()
+            raise
 
     futures = [_pool(count).submit(labour) for _ in range(count)]
     try:
