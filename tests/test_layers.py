@@ -11,13 +11,17 @@ PACKAGE = Path(__file__).parent.parent / "src" / "fanin"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "tables", "citations", "fans", "gains", "meanfield", "schemes"),
-    ("graph", "rows", "selection", "differences", "plans", "signals", "race"),
+    ("graph", "rows", "selection", "differences", "plans", "observations", "signals", "diagnoses", "race"),
     ("recipes", "findings"),
     (
         "progress",
         "sampling",
         "tracing",
+        "sites",
+        "matrices",
         "drawing",
+        "writability",
+        "parametrized",
         "applying",
         "verification",
         "planning",

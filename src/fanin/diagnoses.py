@@ -1,0 +1,238 @@
+"""The diagnosis: what is wrong with a start, where, why, and the edits of the plan that mend it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fanin.errors import PlanError, compose
+from fanin.plans import Plan
+from fanin.schemes import Scheme
+from fanin.signals import Signals
+
+SCHEMA = 1
+Writer = Callable[["Diagnosis", Path], None]
+_writers: dict[str, Writer] = {}
+
+
+def connect(**writers: Writer) -> None:
+    """Let a floor above serve `Diagnosis.save` for more kinds of file, by suffix: ``connect(html=write_page)``."""
+    _writers.update({f".{suffix}": writer for suffix, writer in writers.items()})
+
+
+class Severity(StrEnum):
+    """How bad it is, worst first."""
+
+    ERROR = "error"
+    """Training cannot work as meant: a fault."""
+    WARNING = "warning"
+    """Training may work, worse or slower than it could."""
+    NOTE = "note"
+    """Worth knowing; nothing to mend."""
+
+
+RANKS = {severity: rank for rank, severity in enumerate(Severity)}
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """One edit of a plan: parameters get another scheme, or what they get is scaled.
+
+    Args:
+        pattern: a parameter's name, or a glob over names.
+        scheme: what they get; None when they are scaled.
+        factor: by what they are scaled; None when they get a scheme.
+
+    >>> from fanin.schemes import Zeros
+    >>> print(Edit("head.bias", Zeros()))
+    head.bias → zeros
+    """
+
+    pattern: str
+    scheme: Scheme | None = None
+    factor: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.scheme is None) == (self.factor is None):
+            raise PlanError(compose(f"an edit of {self.pattern}", "either a scheme or a factor"))
+
+    def apply(self, plan: Plan, reason: str) -> Plan:
+        """The edited plan.
+
+        Raises:
+            PlanError: nothing matches, or a parameter that is kept cannot be scaled.
+        """
+        if self.scheme is not None:
+            return plan.replace(self.pattern, self.scheme, reason=reason)
+        assert self.factor is not None
+        return plan.scale(self.pattern, self.factor, reason=reason)
+
+    def __str__(self) -> str:
+        change = self.scheme.label if self.scheme is not None else f"× {self.factor:.4g}"
+        return f"{self.pattern} → {change}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The edit as JSON types."""
+        scheme = None if self.scheme is None else self.scheme.to_dict()
+        return {"pattern": self.pattern, "scheme": scheme, "factor": self.factor}
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Edit:
+        """The inverse of `to_dict`."""
+        scheme = None if record["scheme"] is None else Scheme.from_dict(record["scheme"])
+        return cls(record["pattern"], scheme, record["factor"])
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong, or worth knowing.
+
+    Args:
+        code: stable: ``F101``.
+        severity: how bad it is.
+        place: the parameter or layer, as `Signals` names it; empty for the model as a whole.
+        seen: the evidence, with numbers.
+        why: why it matters, in a sentence.
+        remedy: what to do, in a sentence.
+        source: where this is known from; empty when it is plain.
+        edits: the remedy as edits of a plan; empty where no edit mends it.
+        places: further places with the same fault, the first left out.
+    """
+
+    code: str
+    severity: Severity
+    place: str
+    seen: str
+    why: str
+    remedy: str
+    source: str = ""
+    edits: tuple[Edit, ...] = ()
+    places: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        where = self.place or "the model"
+        more = f" (and {len(self.places)} more)" if self.places else ""
+        head = f"{self.code} {self.severity}: {where}{more}: {self.seen}"
+        return f"{head}\n    why: {self.why}\n    remedy: {self.remedy}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The finding as JSON types."""
+        record: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
+        edits = [edit.to_dict() for edit in self.edits]
+        return {**record, "severity": str(self.severity), "edits": edits, "places": list(self.places)}
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Finding:
+        """The inverse of `to_dict`."""
+        edits = tuple(Edit.from_dict(edit) for edit in record["edits"])
+        values = {**record, "severity": Severity(record["severity"]), "edits": edits}
+        return cls(**{**values, "places": tuple(record["places"])})
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found, worst first, and what it was found in.
+
+    Args:
+        findings: in the order in which the rules gave them; kept sorted, worst first.
+        signals: what was measured.
+        plan: the plan that the model was initialised by, or one that keeps everything as it was found; `fix` edits
+            it. None when only the signals were judged.
+    """
+
+    findings: tuple[Finding, ...]
+    signals: Signals
+    plan: Plan | None = None
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(self.findings, key=lambda finding: RANKS[finding.severity]))
+        object.__setattr__(self, "findings", ordered)
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is neither an error nor a warning."""
+        return all(finding.severity is Severity.NOTE for finding in self.findings)
+
+    @cached_property
+    def codes(self) -> tuple[str, ...]:
+        """The codes that were found, sorted."""
+        return tuple(sorted({finding.code for finding in self.findings}))
+
+    def of(self, code: str) -> tuple[Finding, ...]:
+        """The findings of one code, or of a family: ``F1`` for all from F100 to F199."""
+        return tuple(finding for finding in self.findings if finding.code.startswith(code))
+
+    def filter(self, select: Iterable[str] = (), ignore: Iterable[str] = ()) -> Diagnosis:
+        """Only some codes or families; everything when ``select`` is empty."""
+        chosen, left_out = tuple(select), tuple(ignore)
+        kept = [
+            finding
+            for finding in self.findings
+            if (not chosen or finding.code.startswith(chosen)) and not (left_out and finding.code.startswith(left_out))
+        ]
+        return replace(self, findings=tuple(kept))
+
+    def fix(self) -> Plan:
+        """The plan with every remedy that is an edit; where two edit one parameter, the worse finding's holds.
+
+        Raises:
+            PlanError: there is no plan to edit.
+        """
+        if self.plan is None:
+            raise PlanError(compose("a diagnosis of signals alone", "a plan", instead="fanin.diagnose(model, inputs)"))
+        plan = self.plan
+        for finding in reversed(self.findings):
+            for edit in finding.edits:
+                plan = edit.apply(plan, f"{finding.code}: {finding.remedy}")
+        return plan
+
+    def to_dict(self) -> dict[str, Any]:
+        """The diagnosis as JSON types."""
+        return {
+            "fanin": "diagnosis",
+            "schema": SCHEMA,
+            "ok": self.ok,
+            "findings": [finding.to_dict() for finding in self.findings],
+            "signals": self.signals.to_dict(),
+            "plan": None if self.plan is None else self.plan.to_dict(),
+        }
+
+    def to_json(self, indent: int | None = None) -> str:
+        """The diagnosis as JSON text, which `from_json` reads back to an equal diagnosis."""
+        return json.dumps(self.to_dict(), indent=indent, ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Diagnosis:
+        """The inverse of `to_json`."""
+        record = json.loads(text)
+        signals = Signals.from_json(json.dumps(record["signals"]))
+        plan = None if record["plan"] is None else Plan.from_json(json.dumps(record["plan"]))
+        return cls(tuple(Finding.from_dict(part) for part in record["findings"]), signals, plan)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the diagnosis: ``.json``, or ``.html`` for a page that needs nothing else.
+
+        Raises:
+            PlanError: the suffix is none that can be written.
+        """
+        target = Path(path)
+        if target.suffix == ".json":
+            target.write_text(self.to_json(indent=1) + "\n", encoding="utf-8")
+        elif target.suffix in _writers:
+            _writers[target.suffix](self, target)
+        else:
+            known = ", ".join(sorted({".json", *_writers}))
+            raise PlanError(compose(f"the suffix {target.suffix!r}", f"one of {known}"))
+        return target
+
+    def __str__(self) -> str:
+        if not self.findings:
+            return "healthy: nothing found"
+        counts = [(severity, sum(item.severity is severity for item in self.findings)) for severity in Severity]
+        head = ", ".join(f"{count} {severity}{'s' * (count != 1)}" for severity, count in counts if count)
+        return "\n".join((*map(str, self.findings), head))

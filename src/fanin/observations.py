@@ -1,0 +1,271 @@
+"""What was measured: one operation, one parameter, one buffer.
+
+Every number is finite: it is taken over the finite values, and ``non_finite`` says how large a share is not. None
+stands where there is nothing to measure.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any, Self
+
+
+class Kind(StrEnum):
+    """What an operation does to the signal."""
+
+    WEIGHT = "weight"
+    """It contracts its input with a weight: linear, convolution, matrix product with a parameter."""
+    EMBEDDING = "embedding"
+    RECURRENT = "recurrent"
+    ACTIVATION = "activation"
+    NORM = "norm"
+    ATTENTION = "attention"
+    """A softmax over scores, or a fused attention; it carries the entropy."""
+    SUM = "sum"
+    """A sum of two signals; where one is computed from the other, the end of a residual branch."""
+    PRODUCT = "product"
+    """A product of two signals, element by element or as matrices."""
+    POOLING = "pooling"
+    OTHER = "other"
+
+
+class Observation:
+    """To and from JSON types, for flat frozen dataclasses; what equals its default is left out."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """What differs from the defaults, as JSON types."""
+        record: dict[str, Any] = {}
+        for item in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            value = getattr(self, item.name)
+            if value != item.default:
+                record[item.name] = _plain(value)
+        return record
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`."""
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in record.items()
+        }
+        if "kind" in values:
+            values["kind"] = Kind(values["kind"])
+        if "blocks" in values:
+            values["blocks"] = tuple(BlockSignal.from_dict(block) for block in values["blocks"])
+        return cls(**values)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Observation):
+        return value.to_dict()
+    if isinstance(value, StrEnum):
+        return str(value)
+    return [_plain(part) for part in value] if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True, slots=True)
+class LayerSignal(Observation):
+    """One operation's output in the forward run, and the gradient that reached it.
+
+    Args:
+        index: its place in execution order, from 0.
+        name: the place as findings print it, unique: the module's path where the module does nothing else,
+            else ``module:target``, with ``#2`` from the second call.
+        module: the path of the innermost module that ran it; empty for the root.
+        target: the operation: ``linear``, ``conv2d``, ``relu``, ``softmax``, ``add``, …
+        kind: what it does to the signal.
+        shape: of its output.
+        dtype: of its output, as torch prints it without the prefix.
+        weights: the parameters that it reads, by their first names.
+        weight_depth: how many weights lie behind it on the longest path, itself included: the depth axis of profiles.
+        mean: of all values.
+        rms: root mean square of all values.
+        max: the largest absolute value.
+        offset: RMS over units of each unit's mean; near ``rms`` when the output hardly depends on the input.
+        spread: standard deviation over units of each unit's RMS, over the mean of the units' RMS.
+        zero: the share of values that are exactly 0.
+        saturated: the share where the activation's slope is below a twentieth of its largest; None unless its range
+            is bounded on a side.
+        dead: the share of units that are exactly 0 for everything that was seen; None unless it is an activation.
+        stuck: the share of units that are saturated for everything that was seen; None with ``saturated``.
+        seen: how many values of each unit were seen (samples × positions, subsampled): with few of them a healthy
+            unit may look dead.
+        non_finite: the share of values that are infinite or not a number.
+        sample_cosine: mean cosine between the outputs for two samples, in [-1, 1]; None for one sample.
+        position_cosine: mean cosine between two positions of one sequence; None unless it is a sequence.
+        entropy: mean entropy of attention over the entropy of uniform attention to what is visible: 1 uniform, 0
+            one-hot.
+        entropy_low, entropy_high: the same for the head with the lowest and the highest.
+        keys: how many keys a query sees, on average.
+        stream: which residual stream the sum belongs to, from 0; None unless it closes a branch.
+        stream_depth: how many branches were added into that stream, this one included.
+        branch_rms: of the branch that is added.
+        stream_rms: of the stream before it is added.
+        stream_start: of the stream before the first branch was added.
+        grad_rms: root mean square of the gradient of the loss with respect to this output; None where none came.
+        grad_max: its largest absolute value.
+        grad_zero: the share of it that is exactly 0.
+        grad_non_finite: the share of it that is infinite or not a number.
+    """
+
+    index: int
+    name: str
+    module: str
+    target: str
+    kind: Kind
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    weights: tuple[str, ...] = ()
+    weight_depth: int = 0
+    mean: float = 0.0
+    rms: float = 0.0
+    max: float = 0.0
+    offset: float | None = None
+    spread: float | None = None
+    zero: float = 0.0
+    saturated: float | None = None
+    dead: float | None = None
+    stuck: float | None = None
+    seen: int = 0
+    non_finite: float = 0.0
+    sample_cosine: float | None = None
+    position_cosine: float | None = None
+    entropy: float | None = None
+    entropy_low: float | None = None
+    entropy_high: float | None = None
+    keys: float | None = None
+    stream: int | None = None
+    stream_depth: int = 0
+    branch_rms: float | None = None
+    stream_rms: float | None = None
+    stream_start: float | None = None
+    grad_rms: float | None = None
+    grad_max: float | None = None
+    grad_zero: float | None = None
+    grad_non_finite: float = 0.0
+
+    @property
+    def branch_share(self) -> float | None:
+        """The branch's part of the sum: RMS of the branch over that of branch and stream together, in [0, 1]."""
+        if self.branch_rms is None or self.stream_rms is None:
+            return None
+        together = math.hypot(self.branch_rms, self.stream_rms)
+        return self.branch_rms / together if together else 0.0
+
+    @property
+    def stream_growth(self) -> float | None:
+        """How far the stream has grown since before its first branch: a ratio of RMS."""
+        return self.rms / self.stream_start if self.stream_start else None
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSignal(Observation):
+    """One named block of a packed weight or bias: ``q``, ``gate``, ``forget``, …"""
+
+    name: str
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterSignal(Observation):
+    """One parameter's values, and its gradient. What the parameter *is* stands in the graph: ``signals.node(name)``.
+
+    Args:
+        name: its first name in the module tree.
+        shape: its size along each axis.
+        dtype: as torch prints it without the prefix.
+        meta: it has no values: it is on the meta device.
+        mean, std, rms: of all values.
+        min, max: the smallest and largest value.
+        zero: the share of values that are exactly 0.
+        non_finite: the share of values that are infinite or not a number.
+        outlier: the largest distance from the median, in standard deviations; these are taken from the interquartile
+            range, so outliers do not hide themselves. √(2 ln n) is expected of n normal values, √3 of uniform ones.
+        subnormal: the share of values that are too small to be normal numbers of its dtype.
+        effective_std: of the weight that the layer computed with, where a parametrization makes it from this one.
+        duplicate_rows: the share of rows (output units) that equal an earlier row bit for bit; over all experts.
+        duplicate_columns: the share of columns (input units) that equal an earlier column.
+        duplicate_slices: the share of slices along the batch axis (experts, heads) that equal an earlier one.
+        repeats: the largest k such that the tensor is the same block k times along its first axis; 1 if there is none.
+        blocks: mean and standard deviation of each named block.
+        padding_rms: of the padding row; None without one.
+        reached: a gradient arrived; None where no backward ran or it does not require one.
+        grad_rms: root mean square of the gradient.
+        grad_max: its largest absolute value.
+        grad_zero: the share of it that is exactly 0.
+        grad_non_finite: the share of it that is infinite or not a number.
+        grad_duplicate_rows: as ``duplicate_rows``, of the gradient: rows that equal each other in both stay equal.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    meta: bool = False
+    mean: float = 0.0
+    std: float = 0.0
+    rms: float = 0.0
+    min: float = 0.0
+    max: float = 0.0
+    zero: float = 0.0
+    non_finite: float = 0.0
+    outlier: float = 0.0
+    subnormal: float = 0.0
+    effective_std: float | None = None
+    duplicate_rows: float = 0.0
+    duplicate_columns: float = 0.0
+    duplicate_slices: float = 0.0
+    repeats: int = 1
+    blocks: tuple[BlockSignal, ...] = ()
+    padding_rms: float | None = None
+    reached: bool | None = None
+    grad_rms: float | None = None
+    grad_max: float | None = None
+    grad_zero: float | None = None
+    grad_non_finite: float = 0.0
+    grad_duplicate_rows: float = 0.0
+
+    @property
+    def constant(self) -> bool:
+        """Whether all values are one number, as in zeros, ones and biases."""
+        return not self.meta and self.min == self.max and self.non_finite == 0.0
+
+    @property
+    def elements(self) -> int:
+        """How many values it has."""
+        return math.prod(self.shape)
+
+    @property
+    def grad_ratio(self) -> float | None:
+        """RMS of the gradient over RMS of the values: the relative change that a step of size 1 would make."""
+        return None if self.grad_rms is None or not self.rms else self.grad_rms / self.rms
+
+    def block(self, name: str) -> BlockSignal | None:
+        """One named block."""
+        return next((block for block in self.blocks if block.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class BufferSignal(Observation):
+    """One buffer's values.
+
+    Args:
+        name: its name in the module tree.
+        shape: its size along each axis.
+        dtype: as torch prints it without the prefix.
+        meta: it has no values.
+        max: the largest absolute value.
+        non_finite: the share of values that are infinite or not a number, masks' infinities included.
+        not_a_number: the share of values that are not a number.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    meta: bool = False
+    max: float = 0.0
+    non_finite: float = 0.0
+    not_a_number: float = 0.0
