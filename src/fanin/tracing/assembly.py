@@ -10,11 +10,11 @@ from fanin.graph import WEIGHTS, Graph, Op, ParameterNode, Role
 from fanin.tracing.dataflow import activations_of
 from fanin.tracing.layouts import axes_of
 from fanin.tracing.modules import GRU_GATES, LSTM_GATES
-from fanin.tracing.packing import blocks_of
+from fanin.tracing.packing import Packing
 from fanin.tracing.records import Operation, Value
 from fanin.tracing.roles import role_of
 from fanin.tracing.uses import Use, find_uses
-from fanin.tracing.vocabulary import CONTRACTIONS, PAIRS, RECURRENCES
+from fanin.tracing.vocabulary import CONTRACTIONS, PAIRS, RECURRENCES, VIEWS
 from fanin.tracing.walks import LAST, Terminal, Walker
 
 _LAYERS = frozenset({Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE, Role.EMBEDDING})
@@ -36,6 +36,7 @@ class Assembler:
         self._walker = walker
         self._base = base
         self._uses = find_uses(walker.run)
+        self._packing = Packing(walker)
         self._ends: dict[int, list[Terminal]] = {}
 
     def graph(self) -> Graph:
@@ -102,7 +103,9 @@ class Assembler:
         fields["activation"], fields["captured"] = (None, None) if role == Role.OTHER else self._first(ends)
         counted = [end for end in ends if end.kind != "opaque"]
         if role in _LAYERS or role == Role.BIAS:
-            fields["norm_after"] = bool(counted) and all(end.passage.normed for end in counted)
+            inner = [end for end in counted if end.kind != "output"]
+            normed = any(end.passage.normed for end in counted)
+            fields["norm_after"] = normed and all(end.passage.normed for end in inner)
             fields["output"] = bool(ends) and all(end.index == LAST and end.kind == "output" for end in ends)
         data = _data(use) if role in WEIGHTS else None
         if data is not None:
@@ -156,20 +159,24 @@ class Assembler:
             axis = None
         if axis is None or not self._worth_packing(uses, base.shape[axis]):
             return
-        blocks: tuple[Block, ...] = blocks_of(self._walker, uses, axis, base.shape[axis])
-        if blocks:
+        blocks: tuple[Block, ...] = self._packing.blocks_of(uses, axis, base.shape[axis])
+        if len(blocks) == 1:
+            fields["activation"] = blocks[0].activation
+        elif blocks:
             fields["axes"] = Axes((), (0,), blocks=blocks) if role == Role.BIAS else axes.with_blocks(blocks)
             fields["activation"] = None
 
     def _worth_packing(self, uses: list[Use], length: int) -> bool:
         kinds: set[tuple[str, str]] = set()
-        selected = len(uses) > 1 and any(use.chain for use in uses)
+        selected = any(link.operation.target not in VIEWS for use in uses for link in use.chain)
         for use in uses:
             for end in self._terminals(use.operation.output):
                 if end.kind not in ("skip", "output"):
                     kinds.add((end.kind, end.name if end.kind == "activation" else ""))
             selected = selected or self._walker.separated(use.operation.output)
-        return selected and length > 1 and (len(kinds) > 1 or ("activation", "glu") in kinds)
+        if ("activation", "glu") in kinds:
+            return length > 1
+        return selected and length > 1 and len(kinds) > 1
 
     def _confidence(self, base: ParameterNode, fields: Fields) -> float:
         confidence = _CONFIDENCE[self._walker.run.source]

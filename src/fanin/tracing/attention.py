@@ -74,14 +74,18 @@ def _passes_scores(operation: Operation) -> bool:
 
 def _mixes_heads(operation: Operation) -> bool:
     """A small square matrix applied to four-dimensional scores: talking heads."""
-    if operation.target not in CONTRACTIONS:
-        return False
-    weight = operation.of("weight")
-    data = operation.of("input")
+    ndims: tuple[int, ...]
+    if operation.target in CONTRACTIONS:
+        weight, data, ndims = operation.of("weight"), operation.of("input"), (4,)
+    else:
+        ndims = (3, 4)
+        values = [value for name, value in operation.inputs if name in PAIRS[operation.target][:2]]
+        weight = next((value for value in values if value.space == Space.WEIGHT), None)
+        data = next((value for value in values if is_activation(value)), None)
     return (
         weight is not None
         and data is not None
-        and len(data.shape) == 4
+        and len(data.shape) in ndims
         and len(weight.shape) >= 2
         and weight.shape[0] == weight.shape[1]
         and weight.numel == weight.shape[0] ** 2
@@ -92,6 +96,10 @@ def _mixes_heads(operation: Operation) -> bool:
 def _axis_before(operation: Operation, given: Value, axis: int) -> int:
     """Where the softmax's axis was before a move."""
     ndim = len(given.shape)
+    if operation.target == "einsum":
+        left, right, out = einsum_labels(operation)
+        own = left if next(value for name, value in operation.inputs if name == "tensors") is given else right
+        return own.index(out[axis]) if axis < len(out) and out[axis] in own else ndim - 1
     if operation.target == "permute":
         return int(operation.arguments["dims"][axis]) % ndim
     if operation.target in ("transpose", "t", "mT"):

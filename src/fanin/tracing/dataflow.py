@@ -11,6 +11,7 @@ from fanin.tracing.vocabulary import (
     ATTENTION,
     CONTRACTIONS,
     LINEAR_MAPS,
+    LOOKUPS,
     MOVES,
     NORMS,
     PAIRS,
@@ -196,12 +197,22 @@ def _space(operation: Operation) -> Space:
     given = operation.inputs
     if operation.target == "copy":
         given = tuple(pair for pair in given if pair[0] == "src")
+    if routes(operation):
+        return Space.WEIGHT
     spaces = {value.space for _, value in given}
     if not spaces:
         return Space.CONSTANT
     if Space.WEIGHT in spaces and (Space.INDEX in spaces or _starts(operation)):
         return Space.ACTIVATION
     return max(spaces)
+
+
+def routes(operation: Operation) -> bool:
+    """Whether a weight is picked by numbers that were computed from the signal, as experts are."""
+    table = operation.of("self")
+    if operation.target not in LOOKUPS or table is None or table.space != Space.WEIGHT:
+        return False
+    return any(value.space == Space.ACTIVATION and not value.is_float for _, value in operation.inputs)
 
 
 def _starts(operation: Operation) -> bool:

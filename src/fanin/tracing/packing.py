@@ -21,34 +21,54 @@ from fanin.tracing.uses import Use
 from fanin.tracing.vocabulary import MOVES
 from fanin.tracing.walks import Passage, Step, Terminal, Walker
 
-_MOST_STEPS = 600
+_MOST_VISITS = 4
 _NAMES = {"softmax_q": "q", "softmax_k": "k", "attention_value": "v", "gate_value": "up"}
 
 Rows = dict[int, tuple[str, str | None]]
 """Row → (block name, activation)."""
 
 
-def blocks_of(walker: Walker, uses: list[Use], axis: int, length: int) -> tuple[Block, ...]:
-    """The blocks of a parameter along its out axis; none where all rows do the same.
+class Packing:
+    """Blocks of packed weights, over one run; what was replayed for a weight serves for its bias."""
 
-    Args:
-        walker: the laws of walking.
-        uses: the uses to follow, all in one role.
-        axis: the parameter's out axis.
-        length: its size.
-    """
-    rows: Rows = {}
-    for use in uses:
-        labels = _labels_at(use, axis)
-        if labels is None:
-            return ()
-        for terminal, found in _arrivals(walker, use.operation.output, labels):
-            key = _block_key(terminal)
-            for row in found:
-                rows.setdefault(row, key)
+    def __init__(self, walker: Walker) -> None:
+        self._walker = walker
+        self._replayed: dict[tuple[int, int], list[tuple[Terminal, list[int]]]] = {}
+
+    def blocks_of(self, uses: list[Use], axis: int, length: int) -> tuple[Block, ...]:
+        """The blocks of a parameter along its out axis, one where all rows do the same; none where it cannot be told.
+
+        Args:
+            uses: the uses to follow, all in one role.
+            axis: the parameter's out axis.
+            length: its size.
+        """
+        rows: Rows = {}
+        for use in uses:
+            placed = _rows_on_output(use, axis)
+            if placed is None:
+                return ()
+            channel, numbers = placed
+            for terminal, positions in self._arrivals(use.operation.output, channel):
+                key = _block_key(terminal)
+                for row in (numbers[position] for position in positions):
+                    if row >= 0:
+                        rows.setdefault(row, key)
+        return _blocks(rows, length) if rows else ()
+
+    def _arrivals(self, output: Value, channel: int) -> list[tuple[Terminal, list[int]]]:
+        """Every first thing that is met, in execution order, with the channels that meet it."""
+        key = (output.id, channel)
+        if key not in self._replayed:
+            view = [1] * len(output.shape)
+            view[channel] = -1
+            labels = torch.arange(output.shape[channel], dtype=torch.int32).view(view).expand(output.shape)
+            self._replayed[key] = list(_replay_ahead(self._walker, output, labels))
+        return self._replayed[key]
+
+
+def _blocks(rows: Rows, length: int) -> tuple[Block, ...]:
     named = sorted(set(rows.values()), key=lambda key: min(row for row in rows if rows[row] == key))
-    if len(named) < 2:
-        return ()
     if len(rows) < length:
         rows |= {row: ("unused", None) for row in range(length) if row not in rows}
         named.append(("unused", None))
@@ -90,8 +110,8 @@ def as_ranges(rows: list[int]) -> tuple[range, ...]:
     return tuple(range(run[0], run[-1] + 1) for run in runs)
 
 
-def _labels_at(use: Use, axis: int) -> torch.Tensor | None:
-    """The parameter's row numbers on the channels of the consumer's output, elsewhere expanded."""
+def _rows_on_output(use: Use, axis: int) -> tuple[int, list[int]] | None:
+    """The channel axis of the consumer's output, and the parameter's row on each of its channels."""
     shape = use.parameter.shape
     view = [1] * len(shape)
     view[axis] = shape[axis]
@@ -111,9 +131,7 @@ def _labels_at(use: Use, axis: int) -> torch.Tensor | None:
         channel = _broadcast_axis(labels, len(output))
     if channel is None or row.numel() != output[channel]:
         return None
-    view = [1] * len(output)
-    view[channel] = -1
-    return row.view(view).expand(output)
+    return channel, row.tolist()
 
 
 def _varying(labels: torch.Tensor) -> torch.Tensor | None:
@@ -133,19 +151,17 @@ def _broadcast_axis(labels: torch.Tensor, ndim: int) -> int | None:
     return varying[-1] + ndim - labels.ndim if varying else None
 
 
-def _arrivals(walker: Walker, start: Value, labels: torch.Tensor) -> Iterator[tuple[Terminal, list[int]]]:
-    """Every first thing that is met, in execution order, with the rows that meet it."""
+def _replay_ahead(walker: Walker, start: Value, labels: torch.Tensor) -> Iterator[tuple[Terminal, list[int]]]:
+    """Carry labels along every way ahead."""
     found: list[tuple[Terminal, torch.Tensor]] = []
     waiting: list[tuple[Value, Passage, torch.Tensor]] = [(start, Passage(), labels)]
-    seen: set[tuple[int, int]] = set()
-    steps = 0
-    while waiting and steps < _MOST_STEPS:
-        steps += 1
+    visits: dict[int, int] = {}
+    while waiting:
         value, passage, labels = waiting.pop()
-        key = (value.id, hash(tuple(_unique(labels))))
-        if key in seen:
+        # A rotary position brings the same value twice, its halves exchanged; more often would only be repetition.
+        visits[value.id] = visits.get(value.id, 0) + 1
+        if visits[value.id] > _MOST_VISITS:
             continue
-        seen.add(key)
         for event in walker.events(value, passage):
             if isinstance(event, Step):
                 for output in event.outputs:
@@ -171,10 +187,9 @@ def _unique(labels: torch.Tensor) -> list[int]:
     for axis in range(labels.ndim):
         if labels.shape[axis] > 1 and labels.stride(axis) == 0:
             labels = labels.narrow(axis, 0, 1)
-    # A table of flags: sorting, as torch.unique does, is twenty times slower.
-    present = torch.zeros(int(labels.max()) + 2, dtype=torch.bool)
-    present[labels.flatten() + 1] = True
-    return (torch.nonzero(present).flatten() - 1).tolist()[int(present[0]) :]
+    # Counting: sorting, as torch.unique does, is twenty times slower.
+    counts = torch.bincount(labels.flatten() + 1)
+    return [row for row in (torch.nonzero(counts).flatten() - 1).tolist() if row >= 0]
 
 
 def carry(labels: torch.Tensor, operation: Operation, given: Value, made: Value) -> torch.Tensor | None:
@@ -201,11 +216,14 @@ def _replay(labels: torch.Tensor, operation: Operation, given: Value, made: Valu
             if not item.is_float:
                 missing |= item.constant is None
                 return item.constant
-            return torch.full(item.shape, -1, dtype=labels.dtype)
+            return torch.full((), -1, dtype=labels.dtype).expand(item.shape)
         return [stand_in(part) for part in item] if isinstance(item, list) else item
 
-    if operation.target in ("expand_as", "view_as", "reshape_as", "type_as"):
-        return labels.expand(made.shape) if operation.target == "expand_as" else labels.reshape(made.shape)
+    if operation.target in ("view", "reshape", "view_as", "reshape_as"):
+        # Expanded labels have other strides than the tensor had: a view of it may be none of them.
+        return labels.reshape(made.shape)
+    if operation.target == "expand_as":
+        return labels.expand(made.shape)
     if operation.target == "masked_fill":
         return _fitted(labels, made.shape)
     arguments = {name: stand_in(item) for name, item in operation.arguments.items()}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from fanin.graph import Role
 from fanin.tracing.attention import SLOTS
-from fanin.tracing.dataflow import activations_of, is_activation
+from fanin.tracing.dataflow import activations_of, is_activation, routes
 from fanin.tracing.layouts import is_transposed
 from fanin.tracing.records import Operation, Space, Value
 from fanin.tracing.uses import Use
 from fanin.tracing.vocabulary import (
     ATTENTION,
     CONTRACTIONS,
+    LOOKUPS,
     MOVES,
     NORMS,
     PAIRS,
@@ -19,8 +20,6 @@ from fanin.tracing.vocabulary import (
     SUMS,
 )
 from fanin.tracing.walks import Walker
-
-_LOOKUPS = frozenset({"index", "index_select", "gather", "take_along_dim"})
 
 
 def role_of(walker: Walker, use: Use) -> Role:
@@ -46,7 +45,7 @@ def role_of(walker: Walker, use: Use) -> Role:
         return _role_in_sum(walker, use)
     if target in PRODUCTS or target == "addcmul":
         return _role_in_scaling(walker, use)
-    if target in _LOOKUPS and slot == "self":
+    if target in LOOKUPS and slot == "self":
         return Role.EMBEDDING
     if target in MOVES:
         return Role.OTHER if operation.output.id in walker.attention.scores else Role.TOKEN
@@ -120,6 +119,8 @@ def _role_in_sum(walker: Walker, use: Use) -> Role:
         return Role.TOKEN
     if any(link.operation.target == "embedding" for link in use.chain):
         return Role.POSITION
+    if any(link.operation.target in LOOKUPS and routes(link.operation) for link in use.chain):
+        return Role.BIAS
     if not _spreads(use) and any(_is_scaled_norm(walker, value) for value in activations_of(operation)):
         return Role.NORM_SHIFT
     return Role.POSITION if _spreads(use) else Role.BIAS
@@ -137,7 +138,7 @@ def _role_in_scaling(walker: Walker, use: Use) -> Role:
     if others and _is_norm_output(walker, others[0]) and not _scales_wholly(use):
         return Role.NORM_SCALE
     ends = walker.ahead(use.operation.output, through_products=True)
-    if any(end.kind == "residual" for end in ends):
+    if any(end.kind == "residual" and not end.passage.bent and not end.passage.gated for end in ends):
         return Role.LAYER_SCALE
     return Role.OTHER
 

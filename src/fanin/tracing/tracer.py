@@ -12,6 +12,7 @@ from torch import nn
 from fanin.graph import Graph, ParameterNode
 from fanin.tracing import compatibility
 from fanin.tracing.assembly import Assembler
+from fanin.tracing.inputs import traced_with_examples
 from fanin.tracing.isolation import fake_copy, preserved_randomness, real_copy
 from fanin.tracing.modules import graph_of
 from fanin.tracing.names import named_parameters, unwrap
@@ -23,6 +24,9 @@ Inputs = Any
 """A tensor, a tuple of positional arguments, or a mapping of keyword arguments."""
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+SOURCES = ("fake", "optimistic", "real")
+"""The ways of running a model, the cheapest first."""
 
 _LARGEST_MATERIALISED = 50_000_000
 _UNTRIED = "the model could not be run without data"
@@ -48,7 +52,8 @@ def trace(model: nn.Module, inputs: Inputs = None) -> Graph:
         model: any module; on any device, also built on ``meta``, compiled, or wrapped for data parallelism. It is
             left exactly as it was.
         inputs: what the model is called with: a tensor, a tuple or list of positional arguments, or a mapping of
-            keyword arguments. Without them the types of the modules are taken.
+            keyword arguments. Without them, example inputs are looked for (timm's and transformers' configurations,
+            torchvision's conventions, the first layer) and tried.
 
     Raises:
         TraceError: a parameter has no shape yet (lazy modules).
@@ -60,7 +65,12 @@ def trace(model: nn.Module, inputs: Inputs = None) -> Graph:
     compatibility.check()
     base = graph_of(model)
     if inputs is None:
-        return replace(base, notes=("no example inputs were given; roles and axes are from module types",))
+
+        def attempt(call: Call) -> Graph | None:
+            found = _trace_call(model, base, call, ("fake", "optimistic"))
+            return replace(found, inputs=describe(call)) if found.source != "modules" else None
+
+        return traced_with_examples(model, base, attempt)
     call = as_call(inputs)
     return replace(_trace_call(model, base, call), inputs=describe(call))
 
@@ -93,9 +103,9 @@ def _word(item: Any) -> str:
     return repr(item) if item is None or isinstance(item, bool | int | float | str) else type(item).__name__
 
 
-def _trace_call(model: nn.Module, base: Graph, call: Call) -> Graph:
+def _trace_call(model: nn.Module, base: Graph, call: Call, sources: tuple[str, ...] = SOURCES) -> Graph:
     notes: list[str] = []
-    for source in ("fake", "optimistic", "real"):
+    for source in sources:
         if source == "real" and not _can_compute(base, model):
             notes.append("a real run was not tried: the model is on the meta device and large")
             break

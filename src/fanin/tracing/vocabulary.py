@@ -26,6 +26,9 @@ SHAPE_ONLY: dict[str, frozenset[str]] = {
 }
 """Arguments that give a shape, not a signal."""
 
+LOOKUPS = frozenset({"index", "index_select", "gather", "take_along_dim"})
+"""Moves that pick places by number."""
+
 FILLED = frozenset({"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"})
 """What has a shape and no numbers yet."""
 
