@@ -30,7 +30,7 @@ def test_double_agrees_with_single():
     assert (single - double).abs().max() < 2e-6
 
 
-@pytest.mark.parametrize("shape", [*SHAPES, (500, 300)], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, (300, 70)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_kernels_are_the_definition_bit_for_bit(shape, dtype, threads, monkeypatch):
