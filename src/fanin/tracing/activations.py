@@ -118,6 +118,8 @@ class ActivationFinder:
     def _belongs(self, operation: Operation, inside: set[int]) -> bool:
         if operation.target not in POINTWISE or operation.index in self._norms or operation.function is None:
             return False
+        if operation.target == "where" and "self" not in operation.arguments:
+            return False
         for _, given in operation.inputs:
             if given.id in inside:
                 continue

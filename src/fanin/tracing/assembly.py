@@ -41,15 +41,24 @@ class Assembler:
 
     def graph(self) -> Graph:
         """The graph of all parameters; those that the run did not use keep what their module's type says."""
-        nodes = [self._node(node) for node in self._base]
+        nodes = [self._safe_node(node) for node in self._base]
         order = sorted(
             (self._uses[node.name][0].operation.index, position)
             for position, node in enumerate(nodes)
-            if node.exercised and node.role in WEIGHTS
+            if node.ops and node.role in WEIGHTS
         )
         for depth, (_, position) in enumerate(order):
             nodes[position] = replace(nodes[position], depth=depth)
         return Graph(tuple(nodes), self._walker.run.source, notes=tuple(self._walker.run.notes))
+
+    def _safe_node(self, base: ParameterNode) -> ParameterNode:
+        """One strange operation must not cost the answers for all other parameters."""
+        try:
+            return self._node(base)
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+            note = f"{base.name} is described by its module's type: {type(error).__name__}: {error}"
+            self._walker.run.notes.append(note)
+            return replace(base, confidence=min(base.confidence, 0.5), evidence=note)
 
     def _node(self, base: ParameterNode) -> ParameterNode:
         uses = self._uses.get(base.name, [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
@@ -135,9 +136,12 @@ def no_modes() -> Iterator[None]:
 
 @contextlib.contextmanager
 def plain_execution() -> Iterator[None]:
-    """No fused attention fast path, no compiler; what was set before is set again afterwards."""
+    """No fused attention fast path, no compiler, no log of what fake tensors refuse; afterwards all as it was."""
     fast = torch.backends.mha.get_fastpath_enabled()
+    log = logging.getLogger(FakeTensorMode.__module__)
+    level = log.level
     torch.backends.mha.set_fastpath_enabled(False)
+    log.setLevel(logging.CRITICAL)
     try:
         if "torch._dynamo" in sys.modules:
             with torch.compiler.set_stance("force_eager"):
@@ -145,6 +149,7 @@ def plain_execution() -> Iterator[None]:
         else:
             yield
     finally:
+        log.setLevel(level)
         torch.backends.mha.set_fastpath_enabled(fast)
 
 

@@ -113,7 +113,8 @@ def channel_axis(operation: Operation, use: Use) -> int | None:
     """The axis of the output that the weight's out axis becomes."""
     target, ndim = operation.target, len(operation.output.shape)
     if target in CONTRACTIONS:
-        kernel = len(use.value.shape) - 2
+        weight = operation.of(CONTRACTIONS[target].weight)
+        kernel = len(weight.shape) - 2 if weight is not None else 0
         return ndim - 1 - kernel if CONTRACTIONS[target].role != "linear" and target != "conv_tbc" else ndim - 1
     if target == "einsum":
         layout = _einsum_layout(operation, use.value)
