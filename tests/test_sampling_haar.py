@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fanin.errors import SchemeError
-from fanin.sampling import haar, orthogonal_rows
+from fanin.sampling import Normal, fill_, haar, orthogonal_rows, philox
 from fanin.sampling.products import CHUNK, multiply
 
 SHAPES = [(1, 1), (2, 2), (3, 7), (7, 3), (64, 64), (65, 65), (64, 200), (200, 130), (1, 50), (50, 1)]
@@ -60,8 +60,6 @@ def test_refuses_half_precision():
 def test_is_qr_of_a_gaussian_with_a_positive_diagonal():
     # Undo the reflections of the first column: QR's Q is unique given that R's diagonal is positive, so the first
     # column of Q must be the first Gaussian vector itself, normalised, with its own sign.
-    from fanin.sampling import Normal, fill_, philox
-
     gaussian = fill_(torch.empty(6, 9, dtype=torch.float64), Normal(0.0, 1.0), key=4, lane=philox.MATRIX)[0]
     column = orthogonal_rows(9, 6, key=4, dtype=torch.float64)[:, 0]
     assert torch.allclose(column, gaussian / gaussian.norm(), atol=1e-14)
@@ -78,3 +76,61 @@ def test_product_sums_in_the_stated_order():
         expected = expected + partial
     assert torch.equal(multiply(a, b), expected)
     assert torch.allclose(expected, a @ b, atol=1e-4)
+
+
+# Statistics of the Haar measure on O(n), each allowed five standard errors over 4000 matrices. Without the signs of
+# R's diagonal the first entry would be negative in every matrix: its mean would lie 50 standard errors from 0.
+SIZE = 4
+MATRICES = 4000
+
+
+@pytest.fixture(scope="module")
+def matrices():
+    return torch.stack([orthogonal_rows(SIZE, SIZE, key) for key in range(MATRICES)]).double()
+
+
+def agrees(samples, expected):
+    """Whether a mean over the first axis is within five standard errors of what is expected, element by element."""
+    error = samples.std(dim=0) / len(samples) ** 0.5
+    return bool(((samples.mean(dim=0) - expected).abs() < 5 * error).all())
+
+
+def test_entries_have_haar_moments(matrices):
+    n = SIZE
+    assert agrees(matrices, 0)
+    assert agrees(matrices**2, 1 / n)
+    assert agrees(matrices**4, 3 / (n * (n + 2)))
+    first, diagonal = matrices[:, 0, 0] ** 2, matrices[:, 1, 1] ** 2
+    assert agrees(first * diagonal, (n + 1) / ((n - 1) * n * (n + 2)))
+    assert agrees(first * matrices[:, 0, 1] ** 2, 1 / (n * (n + 2)))
+    cycle = matrices[:, 0, 0] * matrices[:, 1, 1] * matrices[:, 0, 1] * matrices[:, 1, 0]
+    assert agrees(cycle, -1 / ((n - 1) * n * (n + 2)))
+
+
+def test_traces_have_haar_moments(matrices):
+    # Diaconis and Shahshahani 1994: traces of powers of a Haar matrix have the moments of independent Gaussians.
+    trace, of_square = matrices.diagonal(dim1=1, dim2=2).sum(1), (matrices @ matrices).diagonal(dim1=1, dim2=2).sum(1)
+    assert agrees(trace, 0)
+    assert agrees(trace**2, 1)
+    assert agrees(trace**4, 3)
+    assert agrees(of_square, 1)
+    assert agrees((of_square - 1) ** 2, 2)
+    assert agrees(trace * of_square, 0)
+
+
+def test_reflections_and_rotations_are_equally_likely(matrices):
+    assert agrees(torch.linalg.det(matrices), 0)
+
+
+@pytest.mark.parametrize("shape", [(2, 5), (5, 2)])
+def test_rectangles_are_haar(shape):
+    drawn = torch.stack([orthogonal_rows(*shape, key, part=1) for key in range(MATRICES)]).double()
+    assert agrees(drawn, 0)
+    assert agrees(drawn**2, 1 / 5)
+    assert agrees(drawn**4, 3 / 35)
+
+
+def test_large_matrices_are_orthonormal():
+    q = orthogonal_rows(1000, 1100, key=1)
+    assert (q.double() @ q.double().T - torch.eye(1000)).abs().max() < 1e-5
+    assert q.std() == pytest.approx(1100**-0.5, rel=1e-3)

@@ -10,8 +10,8 @@ errors to the bounds that are stated here.
 | log m = s · L(s²), s = (m − 1) / (m + 1) | √½ ≤ m < √2 | 2e-9 | 7e-19 |
 | sin(πx/2) = x · S(x²) | −½ ≤ x ≤ ½ | 4e-8 | 5e-17 |
 | cos(πx/2) = C(x²) | −½ ≤ x ≤ ½ | 9e-9 | 3e-17 |
-| −Φ⁻¹(q) = (1 − 2q) · M(−log 4q(1 − q)) | q ≥ 0.0013 | 4e-8 | 5e-17 |
-| −Φ⁻¹(q) = T(r) / B(r), r = √(−log q) | q < 0.0013 | 3e-8 | 5e-17 |
+| −Φ⁻¹(q) = (1 − 2q) · M(−log 4q(1 − q)) | q ≥ 0.0013 | 3e-8 | 8e-17 |
+| −Φ⁻¹(q) = T(r) / B(r), r = √(−log q) | q < 0.0013 | 2e-8 | 2e-17 |
 
 (errors of the approximation with rounded coefficients, without the rounding of its evaluation)
 """
