@@ -187,8 +187,8 @@ def gains(
 
 
 _GAINS = """
-z ~ N(0, 1). gain: 1/√E φ², keeps the second moment; centred: 1/√Var φ, keeps the
-variance; backward: 1/√E φ'², keeps the gradient's. χ: what gradients grow by per
+For z ~ N(0, 1): gain 1/√E φ² keeps the second moment, centred 1/√Var φ the
+variance, backward 1/√E φ'² the gradient's; χ is what gradients grow by in each
 layer when the signal is kept. One in detail: fanin gains silu"""
 
 

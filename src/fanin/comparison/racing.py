@@ -14,7 +14,7 @@ from fanin.comparison.batches import Batches, batches_of, labels_of
 from fanin.comparison.objectives import CrossEntropy, LossFunction, MeanSquare, loss_for
 from fanin.comparison.randomness import seeded
 from fanin.comparison.training import Optimizer, Training, optimizer_for
-from fanin.comparison.workers import CHILD, Failure, perform, usable_cores
+from fanin.comparison.workers import CHILD, Failure, perform, settle_autograd, usable_cores
 from fanin.errors import FaninError, InputsError, compose
 from fanin.planning import plan
 from fanin.plans import Plan
@@ -86,6 +86,7 @@ def compare(
     [('he', 'trains'), ('zero', 'stuck at chance')]
     """
     _refuse_spawned_race()
+    settle_autograd()
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
     lrs = tuple(float(lr) for lr in lrs)
     _check_counts(lrs, seeds, steps, batch_size)

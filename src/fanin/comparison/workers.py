@@ -62,19 +62,42 @@ def perform(job: Job, arguments: Sequence[Any], workers: int) -> tuple[Results, 
 def _context(job: Job) -> tuple[BaseContext | None, str]:
     if multiprocessing.current_process().daemon:
         return None, "the caller is a worker process itself"
-    if sys.platform == "linux" and not _accelerated():
+    if _forks():
         return multiprocessing.get_context("fork"), ""
     try:
         pickle.dumps(job)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        return None, f"build, data, loss or optimizer cannot be pickled ({error}); define them at the top of a module"
+        why = f"processes cannot be forked here, and build, data, loss or optimizer cannot be pickled ({error})"
+        return None, f"{why}; define them at the top of a module"
     return multiprocessing.get_context("spawn"), ""
 
 
-def _accelerated() -> bool:
-    """Whether this process has used an accelerator: autograd's threads for it do not survive a fork."""
-    initialized: Callable[[], bool] = torch.cuda.is_initialized
-    return initialized()
+def settle_autograd() -> None:
+    """Let autograd count its devices now, where there are none but the CPU.
+
+    It counts them once, at the first backward. Fake tensors register a stand-in for CUDA; counted after them, autograd
+    starts a thread for it, and refuses to work in any process forked later.
+    """
+    if not torch.accelerator.is_available():
+        torch.zeros((), requires_grad=True).backward()  # type: ignore[no-untyped-call]
+
+
+def _forks() -> bool:
+    """Whether a forked process could train: autograd's threads for accelerators do not survive a fork."""
+    if sys.platform != "linux":
+        return False
+    with _quiet_start("fork"):
+        probe = multiprocessing.get_context("fork").Process(target=_try_backward, daemon=True)
+        probe.start()
+    probe.join()
+    return probe.exitcode == 0
+
+
+def _try_backward() -> None:
+    try:
+        torch.zeros((), requires_grad=True).backward()  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        os._exit(1)
 
 
 @contextmanager
@@ -107,7 +130,7 @@ def _in_processes(job: Job, arguments: Sequence[Any], workers: int, context: Bas
     running: dict[Connection, int] = {}
     waiting = iter(enumerate(arguments))
     try:
-        with _quiet_start(context):
+        with _quiet_start(context.get_start_method()):
             for _ in range(workers):
                 ours, theirs = context.Pipe()
                 process = context.Process(  # type: ignore[attr-defined]
@@ -138,8 +161,8 @@ def _inherited(connections: list[Connection], context: BaseContext) -> list[Conn
 
 
 @contextmanager
-def _quiet_start(context: BaseContext) -> Iterator[None]:
-    if context.get_start_method() == "fork":
+def _quiet_start(method: str) -> Iterator[None]:
+    if method == "fork":
         with warnings.catch_warnings():
             # Newer Pythons warn of forking beside threads. Torch's own threads are idle here, and the workers use none.
             warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
