@@ -118,7 +118,7 @@ ARCHITECTURES = (
     ),
     Source(
         "torchvision2016",
-        "TorchVision maintainers and contributors",
+        "TorchVision maintainers",
         "TorchVision: PyTorch's computer vision library",
         "Software, github.com/pytorch/vision",
         2016,

@@ -18,10 +18,11 @@ class Source:
 
     @property
     def label(self) -> str:
-        """The short form for a table: first author and year."""
-        first, *others = self.authors.split(" and ")
-        surname = first.split(",")[0]
-        return f"{surname}{' et al.' if len(others) > 1 else ''} {self.year}"
+        """The short form for a table: one author, two, or the first of more, and the year."""
+        first, *others = (author.split(",")[0] for author in self.authors.split(" and "))
+        if len(others) > 1 or others == ["others"]:
+            return f"{first} et al. {self.year}"
+        return f"{' & '.join((first, *others))} {self.year}"
 
     def bibtex(self) -> str:
         """The entry in BibTeX."""
