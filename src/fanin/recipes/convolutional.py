@@ -59,7 +59,7 @@ def resnet(zero_last: bool = False) -> PublishedRecipe:
             NORM_SHIFTS,
         ]
 
-    sources = ("he2016", "he2015", *(("goyal2017",) if zero_last else ()))
+    sources = ("he2016", "he2015", "torchvision2016", *(("goyal2017",) if zero_last else ()))
     return published("resnet", rules, *sources, settings=changed(zero_last=(zero_last, False)))
 
 
