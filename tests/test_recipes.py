@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from fanin.recipes.departures import DEPARTURES
 from fanin.recipes.registry import REGISTRY
 from fanin.schemes import Keep, TruncatedNormal
 
+PAGE = Path(__file__).parent.parent / "docs" / "recipes.md"
 PUBLISHED = [name for name, entry in REGISTRY.items() if entry.formula]
 FOREIGN = Graph((ParameterNode("scale", (1,), Role.OTHER, ELEMENTWISE),), "fake")
 """A model that no published recipe is about."""
@@ -356,6 +358,13 @@ def test_every_row_has_a_reason_and_a_source(name: str) -> None:
 def test_settings_show_in_the_name() -> None:
     assert recipes.gpt2(std=0.01, scale_branches=False).name == "gpt2(std=0.01, scale_branches=False)"
     assert recipes.gpt2().name == "gpt2"
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_page_of_recipes_is_current(name: str) -> None:
+    """docs/recipes.md is printed by benchmarks/recipes.py; a changed formula asks for it to be printed again."""
+    entry = REGISTRY[name]
+    assert f"| `{name}` | {entry.summary} | {entry.formula} |" in PAGE.read_text(encoding="utf-8")
 
 
 def test_departures_name_known_recipes() -> None:
