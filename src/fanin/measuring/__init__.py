@@ -1,0 +1,5 @@
+"""Measuring: from a model and a batch to signals."""
+
+from fanin.measuring.measure import measure
+
+__all__ = ["measure"]

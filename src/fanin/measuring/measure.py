@@ -1,0 +1,150 @@
+"""`measure`: a model and its inputs in, signals out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+from fanin.errors import InputsError, compose
+from fanin.graph import Graph
+from fanin.measuring.losses import Loss
+from fanin.measuring.parameters import observe, observe_buffer, twins_of
+from fanin.measuring.running import Call, Observed, run
+from fanin.measuring.watching import Selector
+from fanin.observations import ParameterSignal
+from fanin.signals import Signals
+from fanin.tracing import trace
+from fanin.tracing.names import NamedParameter, canonical, named_parameters, unwrap
+from fanin.tracing.tracer import Inputs, as_call, describe
+
+_MODES = {True: "as in training", False: "as in evaluation"}
+
+
+def measure(
+    model: nn.Module,
+    inputs: Inputs = None,
+    loss: Loss | None = None,
+    *,
+    layers: str | Sequence[str] | None = None,
+    training: bool = True,
+    graph: Graph | None = None,
+) -> Signals:
+    """Run a model once forward and once backward, and record what the signal looks like on the way.
+
+    Nothing of the model changes, also when it fails: the run is on a copy of the module tree that shares the weights'
+    memory and nothing else. No activation is kept beyond what the backward needs. Dropout is left out. Under
+    ``torch.autocast`` the run is in its precision.
+
+    Args:
+        model: any module whose parameters have values. Where some are on the meta device, nothing is run.
+        inputs: what the model is called with, as for `fanin.trace`. Without them only the parameters are measured.
+        loss: a function of the output that gives one number. Without it the model's own ``output.loss`` is taken,
+            and without that a fixed random projection of the outputs.
+        layers: globs over the paths of modules, such as ``blocks.*.mlp.*``; only these are measured.
+        training: run as in training, with the statistics of the batch in batch normalization; where that fails, as
+            in evaluation, with a note.
+        graph: what `fanin.trace` gave for this model, if it is at hand.
+
+    Raises:
+        InputsError: the model or the loss fails on what is given, or ``layers`` matches no module.
+
+    >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    >>> signals = measure(model, torch.ones(3, 4))
+    >>> [signal.name for signal in signals.layers], signals.parameter("2.weight").reached
+    (['0', '1', '2'], True)
+    """
+    entries = named_parameters(model)
+    graph = trace(model, inputs) if graph is None else graph
+    facts = [observe(entry, graph[entry.name]) for entry in entries]
+    buffers = tuple(
+        observe_buffer(canonical(name), buffer)
+        for name, buffer in unwrap(model).named_buffers()
+        if buffer.is_floating_point()
+    )
+    signals = Signals((), tuple(facts), graph, buffers, twins_of(entries, facts))
+    if inputs is None:
+        return replace(signals, notes=("nothing was run: no inputs were given",))
+    if any(fact.meta for fact in facts) or any(buffer.meta for buffer in buffers):
+        return replace(signals, notes=("nothing was run: parameters or buffers are on the meta device",))
+    call = as_call(inputs)
+    observed, notes = _observe_run(model, entries, graph, call, loss, training, _selector(model, layers))
+    return _complete(signals, observed, call, notes)
+
+
+def _selector(model: nn.Module, layers: str | Sequence[str] | None) -> Selector:
+    if layers is None:
+        return lambda _: True
+    globs = (layers,) if isinstance(layers, str) else tuple(layers)
+    paths = [canonical(path) for path, _ in unwrap(model).named_modules()]
+    for glob in globs:
+        if not any(fnmatchcase(path, glob) for path in paths):
+            raise InputsError(compose(f"layers={glob!r}, which matches no module", "a glob over the modules' paths"))
+    return lambda path: any(fnmatchcase(path, glob) for glob in globs)
+
+
+def _observe_run(
+    model: nn.Module,
+    entries: tuple[NamedParameter, ...],
+    graph: Graph,
+    call: Call,
+    loss: Loss | None,
+    training: bool,
+    selected: Selector,
+) -> tuple[Observed, tuple[str, ...]]:
+    axes = {entry.name: graph[entry.name].axes for entry in entries}
+    try:
+        return run(model, entries, axes, call, loss, training=training, selected=selected), ()
+    except InputsError:
+        raise
+    except Exception as error:  # a model may raise anything
+        first = error
+    if training:
+        try:
+            observed = run(model, entries, axes, call, loss, training=False, selected=selected)
+            why = str(first).partition("\n")[0]
+            return observed, (f"run {_MODES[False]}, for it fails {_MODES[True]}: {type(first).__name__}: {why}",)
+        except Exception as error:
+            first = error
+    why = f"{type(first).__name__}: {first}"
+    given = f"a {type(model).__name__} that fails when called with {describe(call)}"
+    raise InputsError(compose(given, "inputs that the model takes", why)) from first
+
+
+def _complete(signals: Signals, observed: Observed, call: Call, notes: tuple[str, ...]) -> Signals:
+    start = observed.start
+    assert start is not None
+    backward = start.scalar is not None
+    if not backward:
+        notes = (*notes, "no backward: no output depends on a parameter that requires a gradient")
+    return replace(
+        signals,
+        layers=tuple(observed.layers),
+        parameters=tuple(_with_gradient(fact, signals.graph, observed, backward) for fact in signals.parameters),
+        inputs=describe(call),
+        samples=observed.samples,
+        precision=_precision(),
+        loss=start.value,
+        loss_from=start.source if backward else "",
+        uninformed=start.uninformed,
+        uninformed_from=start.uninformed_from,
+        notes=notes,
+    )
+
+
+def _with_gradient(fact: ParameterSignal, graph: Graph, observed: Observed, backward: bool) -> ParameterSignal:
+    gradient: dict[str, Any] = observed.gradients.get(fact.name, {})
+    if backward and not graph[fact.name].frozen:
+        gradient = {"reached": False, **gradient}
+    return replace(fact, effective_std=observed.effective.get(fact.name), **gradient)
+
+
+def _precision() -> str:
+    for device in ("cuda", "cpu"):
+        if torch.is_autocast_enabled(device):
+            return str(torch.get_autocast_dtype(device)).removeprefix("torch.")
+    return ""

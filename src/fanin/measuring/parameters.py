@@ -1,0 +1,209 @@
+"""What the values of a parameter, and its gradient, look like before the first step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from fanin.fans import Axes
+from fanin.graph import ParameterNode
+from fanin.measuring.statistics import sample_flat, scale_of, zero_share
+from fanin.observations import BlockSignal, BufferSignal, ParameterSignal
+from fanin.tracing.names import NamedParameter
+
+_PROBES = 16
+"""How many entries of a row are compared before whole rows are."""
+
+_QUARTILES = 1.3489795003921634
+"""The interquartile range of a normal distribution, in standard deviations."""
+
+
+def observe(entry: NamedParameter, node: ParameterNode) -> ParameterSignal:
+    """Measure one parameter's values.
+
+    >>> from fanin.tracing.modules import graph_of
+    >>> from fanin.tracing.names import named_parameters
+    >>> layer = torch.nn.Linear(2, 3)
+    >>> with torch.no_grad():
+    ...     _ = layer.weight.fill_(0.5)
+    >>> signal = observe(named_parameters(layer)[0], graph_of(layer)["weight"])
+    >>> signal.constant, round(signal.duplicate_rows, 2)
+    (True, 0.67)
+    """
+    values = local(entry.parameter)
+    shape, dtype = tuple(entry.parameter.shape), str(entry.parameter.dtype).removeprefix("torch.")
+    if values.is_meta or not values.numel() or not values.is_floating_point():
+        return ParameterSignal(entry.name, shape, dtype, meta=values.is_meta)
+    scale = scale_of(values)
+    sample = sample_flat(values)
+    finite = sample[torch.isfinite(sample)]
+    whole = torch.nan_to_num(values, 0.0, 0.0, 0.0) if scale.non_finite else values
+    low, high = (float(bound) for bound in torch.aminmax(whole))
+    axes = node.axes if tuple(values.shape) == shape else Axes(in_axis=(), out_axis=())
+    return ParameterSignal(
+        name=entry.name,
+        shape=shape,
+        dtype=dtype,
+        mean=scale.mean,
+        std=_std(values, scale.mean, scale.rms, bool(scale.non_finite)),
+        rms=scale.rms,
+        min=low,
+        max=high,
+        zero=zero_share(values),
+        non_finite=scale.non_finite,
+        outlier=_outlier(finite, low, high),
+        subnormal=_subnormal(finite, values.dtype),
+        duplicate_rows=_duplicates(values, axes, axes.out_axis),
+        duplicate_columns=_duplicates(values, axes, axes.in_axis),
+        duplicate_slices=duplicate_share(values, axes.batch_axis) if axes.batch_axis else 0.0,
+        repeats=_repeats(values),
+        blocks=_blocks(values, axes),
+        padding_rms=None if node.padding_row is None else scale_of(values[node.padding_row]).rms,
+    )
+
+
+def local(parameter: torch.Tensor) -> torch.Tensor:
+    """The values that are here: all of them, or this process's shard."""
+    found: Any = parameter.detach()
+    return found.to_local() if hasattr(found, "to_local") else found  # type: ignore[no-any-return]
+
+
+def _std(values: torch.Tensor, mean: float, rms: float, broken: bool) -> float:
+    # rms² − mean² cancels where the mean is large against the std, as in a norm's scale of ones.
+    if broken or abs(mean) < 0.99 * rms:
+        return math.sqrt(max(rms**2 - mean**2, 0.0))
+    return float(values.double().std(correction=0).item())
+
+
+def _outlier(sample: torch.Tensor, low: float, high: float) -> float:
+    if sample.numel() < 2 or low == high:
+        return 0.0
+    ordered = sample.sort().values
+    first, middle, third = (ordered[int(share * (ordered.numel() - 1))].item() for share in (0.25, 0.5, 0.75))
+    sigma = (third - first) / _QUARTILES or float(sample.std(correction=0))
+    return max(high - middle, middle - low) / sigma if sigma else 0.0
+
+
+def _subnormal(sample: torch.Tensor, dtype: torch.dtype) -> float:
+    tiny = (sample != 0) & (sample.abs() < torch.finfo(dtype).tiny)
+    return float(tiny.sum()) / max(sample.numel(), 1)
+
+
+def _blocks(values: torch.Tensor, axes: Axes) -> tuple[BlockSignal, ...]:
+    if not axes.blocks or len(axes.out_axis) != 1:
+        return ()
+    found = []
+    for block in axes.blocks:
+        rows = torch.tensor([row for part in block.rows for row in part], device=values.device)
+        std, mean = torch.std_mean(values.index_select(axes.out_axis[0], rows).double(), correction=0)
+        found.append(BlockSignal(block.name, mean.item(), std.item()))
+    return tuple(found)
+
+
+def _duplicates(values: torch.Tensor, axes: Axes, of: tuple[int, ...]) -> float:
+    """The share of units that equal an earlier one; within each slice of a stack, then over all."""
+    if not of or values.ndim < 2:
+        return 0.0
+    return duplicate_share(values, (*axes.batch_axis, *of))
+
+
+def duplicate_share(values: torch.Tensor, axes: Sequence[int]) -> float:
+    """The share of the vectors along some axes that equal an earlier one bit for bit.
+
+    A few entries of each are compared first; whole vectors only where those agree. Vectors of one element are no
+    evidence, so they count as different.
+
+    >>> duplicate_share(torch.tensor([[1.0, 2.0], [3.0, 4.0], [1.0, 2.0]]), (0,)) == 1 / 3
+    True
+    """
+    units = math.prod(values.shape[axis] for axis in axes)
+    if units < 2 or values.numel() // units < 2:
+        return 0.0
+    others = [axis for axis in range(values.ndim) if axis not in axes]
+    vectors = values.permute(*axes, *others).flatten(0, len(axes) - 1).flatten(1)
+    keys = _keys(vectors[:, :: max(vectors.shape[1] // _PROBES, 1)])
+    counts = torch.unique(keys, return_counts=True)[1]
+    if counts.max() == 1:
+        return 0.0
+    return _confirmed(vectors, keys) / units
+
+
+def _keys(probes: torch.Tensor) -> torch.Tensor:
+    """One integer for each row, equal where rows are: a sum of its bits times odd numbers, modulo 2⁶⁴."""
+    bits = probes.contiguous().to(torch.float32).view(torch.int32).to(torch.int64)
+    odd = torch.arange(1, 2 * bits.shape[1], 2, device=bits.device) * 0x9E3779B97F4A7C15 % 2**31 * 2 + 1
+    mixed = (bits * odd[None]) ^ (bits >> 7)
+    return (mixed * odd.flip(0)[None]).sum(1)
+
+
+def _confirmed(vectors: torch.Tensor, keys: torch.Tensor) -> int:
+    """How many vectors equal the first of those with their key."""
+    order = torch.argsort(keys, stable=True)
+    ordered = keys[order]
+    starts = torch.ones_like(ordered, dtype=torch.bool)
+    starts[1:] = ordered[1:] != ordered[:-1]
+    leaders = order[torch.cummax(torch.where(starts, torch.arange(len(order), device=keys.device), 0), 0).values]
+    later = ~starts
+    return int((vectors[order[later]] == vectors[leaders[later]]).all(1).sum())
+
+
+def _repeats(values: torch.Tensor) -> int:
+    """How often one block fills the tensor along its first axis; 1 for a constant tensor, which repeats trivially."""
+    if values.ndim < 1 or values.shape[0] < 2 or values.shape[0] > 2**16:
+        return 1
+    length = values.shape[0]
+    first = values.flatten(1)[:, :_PROBES] if values.ndim > 1 else values[:, None]
+    if bool((first == first[:1]).all()):
+        return 1
+    for count in (count for count in range(min(length // 2, 64), 1, -1) if length % count == 0):
+        size = length // count
+        if torch.equal(first[:-size], first[size:]) and torch.equal(values[:-size], values[size:]):
+            return count
+    return 1
+
+
+def twins_of(entries: Sequence[NamedParameter], signals: Sequence[ParameterSignal]) -> tuple[tuple[str, ...], ...]:
+    """Groups of parameters that hold the same values; constants are left out."""
+    groups: dict[tuple[Any, ...], list[list[NamedParameter]]] = {}
+    for entry, signal in zip(entries, signals, strict=True):
+        if signal.meta or signal.constant or signal.elements < 2:
+            continue
+        key = (signal.shape, signal.dtype, signal.mean, signal.rms, signal.min, signal.max)
+        for group in groups.setdefault(key, []):
+            if torch.equal(local(group[0].parameter), local(entry.parameter)):
+                group.append(entry)
+                break
+        else:
+            groups[key].append([entry])
+    return tuple(tuple(entry.name for entry in group) for found in groups.values() for group in found if len(group) > 1)
+
+
+def observe_gradient(gradient: torch.Tensor, axes: Axes) -> dict[str, Any]:
+    """Measure one parameter's gradient."""
+    values = gradient.coalesce().values() if gradient.is_sparse else local(gradient)
+    scale = scale_of(values)
+    same = tuple(values.shape) == tuple(gradient.shape) and values.ndim > 1
+    # A sparse gradient holds only the rows that were looked up.
+    share = math.sqrt(values.numel() / max(gradient.numel(), 1)) if gradient.is_sparse else 1.0
+    return {
+        "reached": True,
+        "grad_rms": scale.rms * share,
+        "grad_max": scale.max,
+        "grad_zero": 1 - share**2 * (1 - zero_share(values)),
+        "grad_non_finite": scale.non_finite,
+        "grad_duplicate_rows": _duplicates(values, axes, axes.out_axis) if same and scale.max else 0.0,
+    }
+
+
+def observe_buffer(name: str, buffer: torch.Tensor) -> BufferSignal:
+    """Measure one buffer."""
+    values = local(buffer)
+    shape, dtype = tuple(buffer.shape), str(buffer.dtype).removeprefix("torch.")
+    if values.is_meta or not values.numel():
+        return BufferSignal(name, shape, dtype, meta=values.is_meta)
+    scale = scale_of(values)
+    broken = float(torch.isnan(values).sum()) / values.numel() if scale.non_finite else 0.0
+    return BufferSignal(name, shape, dtype, max=scale.max, non_finite=scale.non_finite, not_a_number=broken)

@@ -1,0 +1,181 @@
+"""One forward and backward on a copy of the module tree that shares the weights and nothing else."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from fanin.fans import Axes
+from fanin.measuring.losses import Loss, Start, start_of
+from fanin.measuring.parameters import observe_gradient
+from fanin.measuring.trails import Trail, leave, tensors_in, trail_of
+from fanin.measuring.watching import Selector, Watch
+from fanin.observations import Kind, LayerSignal
+from fanin.tracing.capture import tensors_in as tensors_within
+from fanin.tracing.isolation import Isolated, preserved_randomness
+from fanin.tracing.names import NamedParameter, canonical
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+_STOCHASTIC = ("drop", "stochastic")
+"""Marks of modules whose only use is noise: they are left out of a measured run, as dropout is."""
+
+
+@dataclass
+class Observed:
+    """What one run gave."""
+
+    layers: list[LayerSignal]
+    samples: int | None = None
+    gradients: dict[str, dict[str, Any]] = field(default_factory=dict)
+    effective: dict[str, float] = field(default_factory=dict)
+    start: Start | None = None
+
+
+def run(
+    model: nn.Module,
+    entries: tuple[NamedParameter, ...],
+    axes: dict[str, Axes],
+    call: Call,
+    loss: Loss | None,
+    *,
+    training: bool,
+    selected: Selector,
+) -> Observed:
+    """Run a copy of a model forward and backward, and measure on the way.
+
+    The copy has parameters of its own that share the memory of the model's, so gradients and hooks stay on the copy.
+    """
+    with preserved_randomness(), torch.inference_mode(False), torch.enable_grad():
+        _seed()
+        isolated = Isolated(model, _shared, lambda value: value.detach().clone())
+        _set_mode(isolated.model, training)
+        observed = Observed([], _samples(call))
+        watch = Watch(observed.samples, selected)
+        stand_ins = {id(original): stand_in for original, stand_in in isolated.parameters}
+        for entry in entries:
+            stand_in = stand_ins[id(entry.parameter)]
+            leave(stand_in, Trail(weights=(entry.name,), parameter=True))
+            if stand_in.numel():
+                watch.shared.add(stand_in.untyped_storage().data_ptr())
+            _watch_gradient(stand_in, entry.name, axes[entry.name], observed)
+        output = _forward(isolated.model, call, watch)
+        observed.start = start_of(output, loss)
+        del output
+        if observed.start.scalar is not None:
+            observed.start.scalar.backward()  # type: ignore[no-untyped-call]
+        observed.effective = watch.effective
+        observed.layers = _named(watch)
+        return observed
+
+
+def _shared(value: torch.Tensor) -> torch.Tensor:
+    return nn.Parameter(value.detach(), requires_grad=value.requires_grad)
+
+
+def _seed() -> None:
+    """What a model draws in its forward is the same every time; the states are put back afterwards."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.default_generator.manual_seed(0)
+    initialized: Callable[[], bool] = torch.cuda.is_initialized
+    if initialized():
+        torch.cuda.manual_seed_all(0)
+
+
+def _set_mode(model: nn.Module, training: bool) -> None:
+    model.train(training)
+    for module in model.modules():
+        if any(mark in type(module).__name__.lower() for mark in _STOCHASTIC) and not any(module.children()):
+            module.train(False)
+
+
+def _samples(call: Call) -> int | None:
+    sizes = [item.shape[0] for item in tensors_within([*call[0], *call[1].values()]) if item.ndim]
+    return sizes[0] if sizes else None
+
+
+def _watch_gradient(stand_in: torch.Tensor, name: str, axes: Axes, observed: Observed) -> None:
+    if not stand_in.requires_grad:
+        return
+
+    def note(parameter: torch.Tensor) -> None:
+        if parameter.grad is not None:
+            with torch.no_grad():
+                observed.gradients[name] = observe_gradient(parameter.grad, axes)
+            parameter.grad = None
+
+    on_gradient: Callable[..., Any] = stand_in.register_post_accumulate_grad_hook
+    on_gradient(note)
+
+
+def _forward(model: nn.Module, call: Call, watch: Watch) -> Any:
+    args, kwargs = pytree.tree_map(_input, call)
+    with contextlib.ExitStack() as stack:
+        for handle in _watch_modules(model, watch):
+            stack.callback(handle.remove)
+        stack.enter_context(watch)
+        return model(*args, **kwargs)
+
+
+def _input(item: Any) -> Any:
+    if not isinstance(item, torch.Tensor):
+        return item
+    copied = item.detach().clone()
+    leave(copied, Trail())
+    return copied
+
+
+def _watch_modules(model: nn.Module, watch: Watch) -> Iterator[Any]:
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule) and path.rpartition(".")[0]:
+            continue
+        enter, leave_module = _module_hooks(canonical(path), watch)
+        yield module.register_forward_pre_hook(enter, prepend=True)
+        yield module.register_forward_hook(leave_module, always_call=True)
+
+
+def _module_hooks(path: str, watch: Watch) -> tuple[Callable[..., None], Callable[..., None]]:
+    def enter(_module: nn.Module, _args: Any) -> None:
+        watch.path.append(path)
+
+    def leave_module(module: nn.Module, args: Any, output: Any) -> None:
+        # What no function of torch's brought forth: a scripted module, an autograd function of the user's own.
+        lost = [item for item in tensors_in((output,)) if trail_of(item) is None and item.is_floating_point()]
+        if lost:
+            parents = tuple(trail for item in tensors_in(args) if (trail := trail_of(item)) is not None)
+            own = [trail for item in module.parameters() if (trail := trail_of(item)) is not None]
+            weights = tuple(name for trail in own for name in trail.weights)
+            depth = max((trail.depth for trail in parents), default=0) + bool(weights)
+            trail = Trail((*parents, *own), depth, None, weights)
+            for item in lost:
+                leave(item, trail)
+            if lost[0].numel():
+                watch.record(lost[0], type(module).__name__, Kind.WEIGHT if weights else Kind.OTHER, trail)
+        watch.path.pop()
+
+    return enter, leave_module
+
+
+def _named(watch: Watch) -> list[LayerSignal]:
+    """The signals with their gradients and with names that are unique: the module's path where it has but one."""
+    operations: dict[str, set[str]] = {}
+    for signal in watch.signals:
+        operations.setdefault(signal.module, set()).add(signal.target)
+    calls: dict[str, int] = {}
+    named = []
+    for signal in watch.signals:
+        alone = len(operations[signal.module]) == 1 and signal.module
+        name = signal.module if alone else f"{signal.module}:{signal.target}" if signal.module else signal.target
+        calls[name] = calls.get(name, 0) + 1
+        unique = name if calls[name] == 1 else f"{name}#{calls[name]}"
+        named.append(replace(signal, name=unique, **watch.gradients.get(signal.index, {})))
+    return named
