@@ -7,13 +7,13 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from fanin import tables
-from fanin.drawing import Site, fill_region
-from fanin.errors import PlanError, compose, nearest
+from fanin import parametrized, sharding
+from fanin.deferral import materialize_
+from fanin.drawing import fill_pieces
+from fanin.matching import Match, match
 from fanin.plans import Plan
 from fanin.progress import track
-from fanin.rows import Row
-from fanin.tracing.names import NamedParameter, named_parameters
+from fanin.writability import require_writable
 
 
 def apply(
@@ -28,63 +28,54 @@ def apply(
     """Write a plan's values into a model.
 
     Values depend on ``seed`` and the parameter's name in the plan, on nothing else. Ties are written once, frozen
-    parameters are written and stay frozen, padding rows stay zero, buffers are not touched. The plan is checked first,
-    so a plan that does not fit leaves the model as it was.
+    parameters are written and stay frozen, padding rows stay zero, and buffers are not touched, except those of a
+    parametrization that belong to the weight. A weight that is computed from parameters is what an ordinary weight of
+    its name would be. Of a `DTensor` each process draws its own part, and nothing is sent between processes; a
+    matrix-wide scheme is drawn whole on each.
+
+    Everything that can be checked is checked first: a plan that does not fit leaves the model as it was.
 
     Args:
         plan: from `fanin.plan`, or loaded.
-        model: the model, or one stage of it (see prefix and names).
+        model: the model, or one stage of it (see prefix and names); wrappers do not change names.
         seed: any integer.
-        device: where parameters that are on the meta device are made.
+        device: where parameters that are on the meta device are made. Others stay where they are.
         prefix: put before the model's names to find them in the plan, for a stage of a larger model.
         names: from the model's names to the plan's, for a stage whose modules are named anew.
 
     Raises:
         PlanError: names, shapes or ties do not fit; nothing was written.
         ApplyError: a parameter cannot be written, with the reason; nothing was written.
+
+    >>> import fanin
+    >>> layer = nn.utils.parametrizations.weight_norm(nn.Linear(64, 64))
+    >>> fanin.apply(fanin.plan(layer, recipe="lecun"), layer, seed=0)
+    >>> bare = nn.Linear(64, 64)
+    >>> fanin.apply(fanin.plan(bare, recipe="lecun"), bare, seed=0)
+    >>> torch.allclose(layer.weight, bare.weight)
+    True
     """
-    pairs = match(plan, model, prefix=prefix, names=names)
-    for row, entry in track(pairs, "fanin: writing parameters"):
-        site = Site(row.shape, row.node.axes, row.name, row.node.padding_row)
-        fill_region(entry.parameter, row.scheme, site, seed=seed)
+    sharding.reshard(model)
+    matches = match(plan, model, prefix=prefix, names=names)
+    require_writable(matches, model, seed=seed, device=device)
+    # What parametrizations bring with them is written before the weights that are computed through them.
+    ordered = sorted((found for found in matches if not found.row.kept), key=lambda found: found.is_computed_from)
+    for found in track(ordered, "fanin: writing parameters"):
+        _write(found, model, seed, device)
 
 
-def match(
-    plan: Plan, model: nn.Module, *, prefix: str = "", names: Mapping[str, str] | None = None
-) -> list[tuple[Row, NamedParameter]]:
-    """The row of every parameter of the model.
+def _write(found: Match, model: nn.Module, seed: int, device: torch.device | str | None) -> None:
+    parameter = _with_memory(found.parameter, model, device)
+    if not found.is_computed_from:
+        fill_pieces(sharding.pieces(parameter), found.row.scheme, found.site, seed=seed)
+        return
+    weight = found.entry.weight
+    if found.norms is not None and weight is not None:
+        _with_memory(weight.parameter("norm"), model, device)
+    parametrized.write(found.row.scheme, found.site, found.entry, seed=seed, norms=found.norms is not None)
 
-    Raises:
-        PlanError: a parameter has no row, a row of the whole plan has no parameter, or shapes differ.
-    """
-    partial = bool(prefix) or names is not None
-    mapping = names or {}
-    pairs = []
-    problems = []
-    for entry in named_parameters(model):
-        wanted = mapping.get(entry.name, prefix + entry.name)
-        if wanted not in plan:
-            near = nearest(wanted, [row.name for row in plan])
-            problems.append(f"{entry.name}: the plan has no row {wanted!r} ({near})")
-            continue
-        row = plan[wanted]
-        if row.shape != tuple(entry.parameter.shape):
-            have = tables.shape_text(entry.parameter.shape)
-            problems.append(f"{entry.name}: the plan says {tables.shape_text(row.shape)}, the model has {have}")
-            continue
-        pairs.append((row, entry))
-    covered = [row.name for row, _ in pairs]
-    if not partial:
-        problems += [f"{row.name}: the model has no such parameter" for row in plan if row.name not in set(covered)]
-    problems += [f"{name}: two parameters of the model take this row" for name in covered if covered.count(name) > 1]
-    if problems:
-        shown = "\n  ".join(problems[:20]) + (f"\n  … and {len(problems) - 20} more" if len(problems) > 20 else "")
-        raise PlanError(
-            compose(
-                f"a plan of {len(plan)} rows that does not fit the model:\n  {shown}",
-                "a row of the same name and shape for every parameter",
-                "a plan is written whole or not at all",
-                "plan = fanin.plan(model), and the edits on it",
-            )
-        )
-    return pairs
+
+def _with_memory(parameter: nn.Parameter, model: nn.Module, device: torch.device | str | None) -> nn.Parameter:
+    if device is not None and sharding.local(parameter).is_meta:
+        return materialize_(parameter, device, model)
+    return parameter

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fanin import gains
+from fanin import gains, parametrized, sharding
 from fanin.applying import apply
 from fanin.graph import WEIGHTS, Activation, Graph, ParameterNode, Role
 from fanin.plans import Plan
@@ -50,7 +50,7 @@ def plan(
     if activation is not None:
         graph = with_activation(graph, activation)
     _, function = resolve(recipe)
-    return function(graph)
+    return sharding.note(parametrized.fit(function(graph), model), model)
 
 
 def initialize(

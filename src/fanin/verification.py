@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from fanin import plans, tables
-from fanin.applying import match
+from fanin import parametrized, plans, sharding, tables
+from fanin.matching import Match, match
 from fanin.plans import Plan
-from fanin.rows import Row
-from fanin.tracing.names import canonical, unwrap
+from fanin.populations import Pooled, pooled
+from fanin.tracing.names import named_modules
 
 SIGMAS = 6.0
 """How many standard errors a measured mean or std may lie from the expected one."""
+
+CHUNK = 2**20
+"""How many elements are taken to double precision at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,59 +67,81 @@ class Verification:
 
 
 def verify(plan: Plan, model: nn.Module) -> Verification:
-    """Measure every parameter against its row, and look for values that are not numbers, buffers included.
+    """Compare each parameter with its row, and look for values that are not numbers, buffers included.
 
-    A row's tolerance is six standard errors of the mean and of the standard deviation for its number of elements, and
-    the rounding of its dtype.
+    A row's tolerance is six standard errors of the mean and of the standard deviation, for its law and its number of
+    elements, and the rounding of its dtype. Weights that are computed from parameters are compared as the layer sees
+    them. Of a `DTensor` each process compares the part that it holds; nothing is sent between processes.
 
     Raises:
         PlanError: the plan does not fit the model.
     """
-    checks = [_check(row, entry.parameter) for row, entry in match(plan, model)]
-    for name, buffer in unwrap(model).named_buffers():
-        if buffer.is_floating_point() and not buffer.is_meta and bool(torch.isnan(buffer).any()):
-            checks.append(
-                Check(canonical(name), math.nan, math.nan, math.nan, math.nan, "a buffer that is not a number")
-            )
+    checks = [_check(found) for found in match(plan, model)]
+    for path, module in named_modules(model):
+        for name, buffer in module._buffers.items():
+            if buffer is not None and _has_nan(buffer):
+                full = f"{path}.{name}" if path else name
+                checks.append(Check(full, *(math.nan,) * 4, "a buffer that is not a number"))
     return Verification(tuple(checks))
 
 
-def _check(row: Row, parameter: torch.Tensor) -> Check:
-    if parameter.is_meta:
-        return Check(row.name, *row.expected, math.nan, math.nan, "still on the meta device")
-    mean, std, finite = _measure(parameter)
-    expected_mean, expected_std = row.expected
-    problem = ""
-    if not finite:
+def _has_nan(buffer: torch.Tensor) -> bool:
+    held = sharding.local(buffer)
+    return held.is_floating_point() and not held.is_meta and bool(torch.isnan(held).any())
+
+
+def _check(found: Match) -> Check:
+    name, parameter = found.row.name, found.parameter
+    held = sharding.local(parameter)
+    if held.is_meta:
+        return Check(name, *found.row.expected, math.nan, math.nan, "still on the meta device")
+    if found.is_computed_from and not sharding.is_distributed(parameter):
+        held = parametrized.computed(found.entry).detach()
+    mean, std = moments(held)
+    expected = None if found.row.kept else pooled(found.row, parameter)
+    if not (math.isfinite(mean) and math.isfinite(std)):
         problem = "not a number, or infinite"
-    elif not row.kept and parameter.numel():
-        problem = _compare(row, parameter, mean, std)
-    return Check(row.name, expected_mean, expected_std, mean, std, problem)
+    else:
+        problem = _compare(expected, held.dtype, mean, std) if expected is not None and held.numel() else ""
+    return Check(name, *((math.nan, math.nan) if expected is None else expected[:2]), mean, std, problem)
 
 
-def _compare(row: Row, parameter: torch.Tensor, mean: float, std: float) -> str:
-    expected_mean, expected_std = row.expected
-    count = parameter.numel()
-    size = max(abs(expected_mean), expected_std)
-    rounding = torch.finfo(parameter.dtype).eps * size
-    if abs(mean - expected_mean) > SIGMAS * expected_std / math.sqrt(count) + rounding:
-        return f"mean {mean:.4g} where {expected_mean:.4g} was planned"
-    # √(1/2n) is the normal law's standard error; bounded laws and orthogonal matrices vary less.
-    if abs(std - expected_std) > SIGMAS * expected_std / math.sqrt(2 * count) + rounding:
-        return f"std {std:.4g} where {expected_std:.4g} was planned"
+def _compare(expected: Pooled, dtype: torch.dtype, mean: float, std: float) -> str:
+    rounding = torch.finfo(dtype).eps * max(abs(expected.mean), expected.std)
+    if abs(mean - expected.mean) > SIGMAS * expected.mean_error + rounding:
+        return f"mean {mean:.4g} where {expected.mean:.4g} was planned"
+    if abs(std - expected.std) > SIGMAS * expected.std_error + rounding:
+        return f"std {std:.4g} where {expected.std:.4g} was planned"
     return ""
 
 
-def _measure(parameter: torch.Tensor) -> tuple[float, float, bool]:
-    """Mean, standard deviation and finiteness, in double precision."""
-    values = parameter.detach()
+def moments(values: torch.Tensor) -> tuple[float, float]:
+    """Mean and standard deviation in double precision, a piece at a time; of complex values E z and √(E|z − E z|²).
+
+    >>> moments(torch.tensor([1.0, 3.0]))
+    (2.0, 1.0)
+    """
     if values.is_complex():
-        values = torch.view_as_real(values)
-    values = values.double().flatten()
-    if not values.numel():
-        return 0.0, 0.0, True
-    mean = values.mean()
-    return mean.item(), (values - mean).square().mean().sqrt().item(), bool(torch.isfinite(values).all())
+        parts = torch.view_as_real(values)
+        (mean, real), (_, imaginary) = moments(parts[..., 0]), moments(parts[..., 1])
+        return mean, math.hypot(real, imaginary)
+    count, mean, squares = 0, 0.0, 0.0
+    for chunk in _chunks(values):
+        doubles = chunk.to(torch.float64)
+        size, own = len(chunk), doubles.mean().item()
+        count += size
+        # Chan, Golub & LeVeque 1979: sums of squares about two means, joined.
+        squares += (doubles - own).square().sum().item() + (own - mean) ** 2 * size * (count - size) / count
+        mean += (own - mean) * size / count
+    return mean, math.sqrt(squares / count) if count else 0.0
+
+
+def _chunks(values: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Flat pieces, in the order of memory, so that no memory format is copied."""
+    order = sorted(range(values.ndim), key=values.stride, reverse=True)
+    flat = values.detach().permute(order).flatten()
+    for start in range(0, len(flat), CHUNK):
+        yield flat[start : start + CHUNK]
 
 
 def check(plan: Plan, model: nn.Module) -> None:

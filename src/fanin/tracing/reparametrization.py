@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -65,15 +66,16 @@ class Reparametrization:
         chain = self.chain
         return int(getattr(self.hook if chain is None else chain[0], "dim"))  # noqa: B009
 
-    def parameter(self, part: str) -> torch.Tensor:
+    def parameter(self, part: str) -> nn.Parameter:
         """The main parameter, or the norms of a weight-normed weight."""
         chain = self.chain
+        holder: Any = self.layer if chain is None else chain
         if chain is None:
-            ending = {"norm": "_g", "main": "_v" if self.is_weight_norm else "_orig"}[part]
-            return getattr(self.layer, self.tensor + ending)  # type: ignore[no-any-return]
-        if chain.is_tensor:
-            return chain.original
-        return getattr(chain, {"norm": "original0", "main": "original1"}[part])  # type: ignore[no-any-return]
+            name = self.tensor + {"norm": "_g", "main": "_v" if self.is_weight_norm else "_orig"}[part]
+        else:
+            name = "original" if chain.is_tensor else {"norm": "original0", "main": "original1"}[part]
+        found: nn.Parameter = getattr(holder, name)
+        return found
 
     def named_after(self, name: str) -> str:
         """The weight's name, from the name of this parameter of it.

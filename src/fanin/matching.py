@@ -1,0 +1,137 @@
+"""Which row of a plan each parameter of a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from torch import nn
+
+from fanin import tables
+from fanin.errors import PlanError, compose, nearest
+from fanin.plans import Plan
+from fanin.rows import Row
+from fanin.sites import Site
+from fanin.tracing.names import NamedParameter, named_parameters
+
+SHOWN = 20
+"""How many problems a message lists."""
+
+
+class Match(NamedTuple):
+    """A parameter of a model and its row.
+
+    Attributes:
+        name: the name that decides the values: the row's, or that of the weight which is computed from the parameter.
+        norms: the parameter that holds the norms of a weight-normed weight and follows from this one, by its name.
+    """
+
+    row: Row
+    entry: NamedParameter
+    name: str
+    norms: str | None = None
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        return self.entry.parameter
+
+    @property
+    def site(self) -> Site:
+        """The whole parameter, as its scheme sees it."""
+        return Site(self.row.shape, self.row.node.axes, self.name, self.row.node.padding_row)
+
+    @property
+    def is_computed_from(self) -> bool:
+        """Whether the row speaks of a weight that is computed from this parameter."""
+        return self.entry.weight is not None and self.entry.weight.part == "main"
+
+
+def match(plan: Plan, model: nn.Module, *, prefix: str = "", names: Mapping[str, str] | None = None) -> list[Match]:
+    """The row of every parameter of the model.
+
+    A plan for a model fits the same model with parametrized weights, and the other way round.
+
+    Raises:
+        PlanError: a parameter has no row, a row of the whole plan has no parameter, or shapes differ.
+    """
+    matches: list[Match] = []
+    problems: list[str] = []
+    entries = named_parameters(model)
+    for entry in entries:
+        wanted = (names or {}).get(entry.name, prefix + entry.name)
+        found = _row(plan, entry, wanted)
+        if found is None:
+            if entry.weight is None or entry.weight.part != "norm":
+                near = nearest(wanted, [row.name for row in plan])
+                problems.append(f"{entry.name}: the plan has no row {wanted!r} ({near})")
+        elif found[0].shape != tuple(entry.parameter.shape):
+            have = tables.shape_text(entry.parameter.shape)
+            problems.append(f"{entry.name}: the plan says {tables.shape_text(found[0].shape)}, the model has {have}")
+        else:
+            matches.append(Match(found[0], entry, found[1]))
+    whole = not prefix and names is None
+    problems += _uncovered(plan, matches) if whole else []
+    problems += _taken_twice(matches, whole)
+    if problems:
+        raise _misfit(plan, problems)
+    return _with_norms(matches, entries)
+
+
+def _row(plan: Plan, entry: NamedParameter, wanted: str) -> tuple[Row, str] | None:
+    """The row under this name and the name for its values; None where there is none."""
+    weight = entry.weight
+    if wanted not in plan and weight is not None and weight.part == "main":
+        wanted = weight.named_after(wanted)
+    if wanted not in plan:
+        return None
+    row = plan[wanted]
+    if weight is not None and weight.part == "main":
+        return row, weight.named_after(row.name)
+    # A row of a parametrized model answers to its weight's name too, and that is what a plain model asks for.
+    return row, wanted if row.node.reparametrized else row.name
+
+
+def _uncovered(plan: Plan, matches: list[Match]) -> Iterator[str]:
+    covered = {found.row.name for found in matches}
+    for row in plan:
+        if row.name not in covered and not (row.node.reparametrized and row.kept):
+            yield f"{row.name}: the model has no such parameter"
+
+
+def _taken_twice(matches: list[Match], whole: bool) -> Iterator[str]:
+    """Parameters that want one row; two stages of a pipeline may each hold one end of a tie."""
+    counts: dict[str, int] = {}
+    for found in matches:
+        counts[found.row.name] = counts.get(found.row.name, 0) + 1
+    for name, count in counts.items():
+        if count > 1 and (whole or not any(found.row.node.aliases for found in matches if found.row.name == name)):
+            yield f"{name}: {count} parameters of the model take this row"
+
+
+def _with_norms(matches: list[Match], entries: tuple[NamedParameter, ...]) -> list[Match]:
+    """Let the norms of weight-normed weights follow from the weights, where they have no scheme of their own."""
+    own = {found.entry.name for found in matches if not found.row.kept}
+    norms = {
+        entry.weight_name: entry.name
+        for entry in entries
+        if entry.weight is not None and entry.weight.part == "norm" and entry.name not in own
+    }
+    return [
+        found._replace(norms=norms.get(found.entry.weight_name))
+        if found.is_computed_from and not found.row.kept
+        else found
+        for found in matches
+    ]
+
+
+def _misfit(plan: Plan, problems: list[str]) -> PlanError:
+    more = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    shown = "\n  ".join(problems[:SHOWN]) + more
+    return PlanError(
+        compose(
+            f"a plan of {len(plan)} rows that does not fit the model:\n  {shown}",
+            "a row of the same name and shape for every parameter",
+            "a plan is written whole or not at all",
+            "plan = fanin.plan(model), and the edits on it",
+        )
+    )
