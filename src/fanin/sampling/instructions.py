@@ -13,6 +13,7 @@ import numba
 from numba.core import types
 from numba.extending import intrinsic, overload
 
+from fanin.sampling.caching import kept
 from fanin.sampling.polynomials import DOUBLE, SINGLE, Precision
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -21,11 +22,8 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def kernel(function: Function) -> Function:
     """Compile a function when it is first called, to machine code that releases the GIL, and keep it in a cache."""
     options = {"nogil": True, "fastmath": False, "error_model": "numpy", "boundscheck": False}
-    try:
-        compiled = numba.njit(function, cache=True, **options)
-    except RuntimeError:  # no directory to keep the cache in can be written
-        compiled = numba.njit(function, **options)
-    return cast(Function, compiled)
+    with kept() as cache:
+        return cast(Function, numba.njit(function, cache=cache, **options))
 
 
 def inlined(function: Function) -> Function:

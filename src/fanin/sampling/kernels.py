@@ -1,12 +1,8 @@
 """The kernels that fill memory: runs of elements, drawn in blocks that fit the innermost cache.
 
-First the words of a block, then its values, computed where they belong. What makes it fast, and what to keep when it
-is changed:
-
-- Philox runs in 64-bit lanes. Their high halves may hold rubbish: the processor's 32 × 32 → 64 multiplication ignores
-  them, so nothing is packed or unpacked between rounds.
-- numba looks at this file alone to see whether the kernels in its cache are out of date: touch it after a change to
-  `variates.py`, `instructions.py` or `polynomials.py`.
+First the words of a block, then its values, computed where they belong. Philox runs in 64-bit lanes. Their high halves
+may hold rubbish: the processor's 32 × 32 → 64 multiplication ignores them, so nothing is packed or unpacked between
+rounds.
 """
 
 from __future__ import annotations
