@@ -54,7 +54,7 @@ class Isolated:
             self._make_shell(module)
         for module in modules:
             shell = self._memo[id(module)]
-            if shell.__dict__.get("_fanin_empty"):
+            if unwrap(module) is module and shell.__dict__.get("_fanin_empty"):
                 del shell.__dict__["_fanin_empty"]
                 self._fill(module, shell)
         self.model: nn.Module = self._memo[id(root)]

@@ -16,7 +16,7 @@ QUESTIONS = frozenset({"item", "_local_scalar_dense", "is_nonzero", "equal", "al
 
 SIZED = frozenset(
     {"nonzero", "nonzero_numpy", "masked_select", "unique", "_unique", "_unique2", "unique_dim", "unique_consecutive"}
-    | {"torchvision::nms", "where", "index", "repeat_interleave", "bincount", "argwhere"}
+    | {"torchvision::nms", "where", "index", "repeat_interleave", "bincount", "argwhere", "expand"}
 )
 """Operations whose result has a size that depends on data, in some or all of their forms."""
 
@@ -59,6 +59,8 @@ class Guesses:
             return _index(func, named)
         if target == "repeat_interleave":
             return _repeat(func, named, args, kwargs)
+        if target == "expand":
+            return _expanded(func, named)
         return func(*args, **kwargs)
 
 
@@ -91,6 +93,17 @@ def _index(func: Any, named: dict[str, Any]) -> Any:
         else:
             indices.append(index)
     return func(named["self"], indices)
+
+
+def _expanded(func: Any, named: dict[str, Any]) -> Any:
+    """Guessed bounds of a slice need not fit what is written there."""
+    try:
+        return func(**named)
+    except RuntimeError:
+        given, size = named["self"], list(named["size"])
+        if -1 in size:
+            raise
+        return torch.empty(size, dtype=given.dtype, device=given.device)
 
 
 def _repeat(func: Any, named: dict[str, Any], args: Any, kwargs: Any) -> Any:

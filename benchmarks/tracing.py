@@ -1,0 +1,271 @@
+"""The sweep: trace every model of timm, torchvision and transformers, and say how many, how fast, and why not.
+
+Models are built on the meta device, from their architectures alone; nothing is downloaded. Run
+
+    python benchmarks/tracing.py timm torchvision transformers expectations
+
+which adds to `docs/benchmarks/tracing.json` model by model (so that it can be stopped and continued), and prints the
+tables of `docs/tracing.md`; ``--write`` puts them there, ``--fresh`` begins anew, ``--every 10`` takes a sample.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from torch import nn
+
+from fanin.graph import Graph
+from fanin.tracing import trace
+
+ROOT = Path(__file__).resolve().parent.parent
+STORE = ROOT / "docs" / "benchmarks" / "tracing.json"
+PAGE = ROOT / "docs" / "tracing.md"
+MARKS = ("<!-- sweep -->", "<!-- /sweep -->")
+
+_LAYERS = (
+    "num_hidden_layers num_layers n_layer n_layers encoder_layers decoder_layers num_encoder_layers num_decoder_layers "
+    "num_blocks depth"
+)
+_SECTIONS = ("text_config", "vision_config", "audio_config", "encoder", "decoder", "speech_config", "qformer_config")
+
+Build = Callable[[], nn.Module]
+Row = dict[str, Any]
+
+
+def timm_models() -> Iterator[tuple[str, Build]]:
+    """Every architecture of timm, without the pretrained variants of one."""
+    import timm
+
+    for name in timm.list_models():
+        yield name, lambda name=name: timm.create_model(name)
+
+
+def torchvision_models() -> Iterator[tuple[str, Build]]:
+    """Every model of torchvision; quantised ones, which have no parameters to start, are left out."""
+    import torchvision
+
+    for name in torchvision.models.list_models():
+        if not name.startswith("quantized"):
+            backbone = {"weights_backbone": None} if _has_backbone(name) else {}
+            yield name, lambda name=name, more=backbone: torchvision.models.get_model(name, weights=None, **more)
+
+
+def _has_backbone(name: str) -> bool:
+    return any(word in name for word in ("rcnn", "retinanet", "fcos", "ssd", "deeplab", "fcn_", "lraspp"))
+
+
+def transformers_models() -> Iterator[tuple[str, Build]]:
+    """Every base model of transformers, from its default configuration cut to two layers."""
+    from transformers import MODEL_MAPPING
+
+    for configuration in MODEL_MAPPING:
+        yield configuration.model_type, lambda kind=configuration: _small(kind)
+
+
+def _small(kind: Any) -> nn.Module:
+    from transformers import AutoModel
+
+    try:
+        return AutoModel.from_config(_cut(kind()))
+    except Exception:
+        return AutoModel.from_config(kind())
+
+
+def _cut(configuration: Any) -> Any:
+    for section in (configuration, *(getattr(configuration, name, None) for name in _SECTIONS)):
+        if section is None or isinstance(section, dict):
+            continue
+        for name in _LAYERS.split():
+            if isinstance(getattr(section, name, None), int):
+                setattr(section, name, 2)
+        types = getattr(section, "layer_types", None)
+        if isinstance(types, list):
+            section.layer_types = types[:2]
+    return configuration
+
+
+SOURCES = {"timm": timm_models, "torchvision": torchvision_models, "transformers": transformers_models}
+
+
+def measured(build: Build) -> Row:
+    """One model: built on meta (on the CPU where it cannot be), traced twice, the second time timed."""
+    try:
+        model = _built(build)
+    except Exception as error:  # an architecture that cannot be built has nothing to trace
+        return {"unbuilt": f"{type(error).__name__}: {str(error)[:80]}"}
+    start = time.perf_counter()
+    graph = trace(model)
+    seconds = time.perf_counter() - start
+    return {**described(graph), "seconds": round(seconds, 3)}
+
+
+def _built(build: Build) -> nn.Module:
+    try:
+        with torch.device("meta"):
+            return build().eval()
+    except Exception:  # linspace(...).item() and the like refuse the meta device
+        return build().eval()
+
+
+def described(graph: Graph) -> Row:
+    """What is counted of one graph."""
+    weights = [node for node in graph if node.is_weight and node.exercised]
+    return {
+        "source": graph.source,
+        "parameters": len(graph),
+        "idle": sum(not node.exercised for node in graph) if graph.source != "modules" else len(graph),
+        "other": sum(node.role == "other" for node in graph),
+        "unknown": sum(node.activation is None and not node.axes.blocks for node in weights),
+        "unexplained": sum(not node.evidence for node in graph) if graph.source != "modules" else 0,
+        "notes": [note[:160] for note in graph.notes],
+    }
+
+
+def scored() -> dict[str, Row]:
+    """Every hand-written expectation against a fresh trace."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from expectations import differences, expected, load, names
+
+    rows = {}
+    for name in names():
+        model, inputs = load(name)
+        wrong = differences(name, trace(model, inputs))
+        rows[name] = {"parameters": len(expected(name)), "wrong": len({item[0] for item in wrong})}
+    return rows
+
+
+def sweep(source: str, store: dict[str, Any], every: int) -> None:
+    """Trace what is not in the store yet, and save after every model."""
+    rows = store.setdefault(source, {})
+    for index, (name, build) in enumerate(SOURCES[source]()):
+        if name in rows or index % every:
+            continue
+        try:
+            rows[name] = measured(build)
+        except Exception as error:  # the sweep counts what breaks, and goes on
+            rows[name] = {"error": f"{type(error).__name__}: {str(error)[:120]}"}
+        save(store)
+
+
+def save(store: dict[str, Any]) -> None:
+    """Write the store, with what it was measured on."""
+    import timm
+    import torchvision
+    import transformers
+
+    versions = {"torch": torch, "timm": timm, "torchvision": torchvision, "transformers": transformers}
+    store["versions"] = {name: module.__version__ for name, module in versions.items()}
+    store["machine"] = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    store["date"] = time.strftime("%Y-%m-%d")
+    STORE.parent.mkdir(parents=True, exist_ok=True)
+    STORE.write_text(json.dumps(store, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def tables(store: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = [
+        "| source | models | traced | fake | optimistic | real | unknown activations | median s | 95 % s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for source in SOURCES:
+        if store.get(source):
+            lines.append(_summary(source, store[source]))
+    lines += ["", "Why models were not traced:", ""]
+    for source in SOURCES:
+        causes = Counter(_cause(row) for row in store.get(source, {}).values() if not _traced(row))
+        lines += [f"- {source}: {count} × {cause}" for cause, count in causes.most_common()]
+    lines += ["", *_scores(store)]
+    versions = ", ".join(f"{name} {version}" for name, version in store["versions"].items())
+    return "\n".join([*lines, "", f"Measured {store['date']} on {store['machine']}; {versions}."])
+
+
+def _traced(row: Row) -> bool:
+    return row.get("source") in ("fake", "optimistic", "real")
+
+
+def _summary(source: str, rows: dict[str, Row]) -> str:
+    built = [row for row in rows.values() if "unbuilt" not in row]
+    found = [row for row in built if _traced(row)]
+    seconds = sorted(row["seconds"] for row in found)
+    kinds = Counter(row["source"] for row in found)
+    unknown = sum(row["unknown"] for row in found)
+    total = sum(row["parameters"] for row in found)
+    late = seconds[int(0.95 * (len(seconds) - 1))]
+    cells = [source, len(built), f"{100 * len(found) / len(built):.1f} %"]
+    cells += [kinds["fake"], kinds["optimistic"], kinds["real"], f"{unknown} of {total} parameters"]
+    return "| " + " | ".join(map(str, [*cells, f"{statistics.median(seconds):.2f}", f"{late:.2f}"])) + " |"
+
+
+def _cause(row: Row) -> str:
+    if "unbuilt" in row:
+        return "could not be built (not counted)"
+    if "error" in row:
+        return row["error"].split(":")[0]
+    text = next((note for note in reversed(row["notes"]) if "failed" in note), row["notes"][-1])
+    return text[:110]
+
+
+def _scores(store: dict[str, Any]) -> list[str]:
+    rows = store.get("expectations")
+    if not rows:
+        return []
+    total, wrong = sum(row["parameters"] for row in rows.values()), sum(row["wrong"] for row in rows.values())
+    lines = [
+        f"Against hand-written expectations: {total - wrong} of {total} parameters of {len(rows)} models are right in"
+    ]
+    lines += [f"every listed field ({100 * (1 - wrong / total):.2f} %)."]
+    first = store.get("first_score")
+    if first:
+        lines += [
+            f"The first score, before any correction: {first['parameters'] - first['wrong']} of {first['parameters']} "
+            f"({100 * (1 - first['wrong'] / first['parameters']):.2f} %)."
+        ]
+    return lines
+
+
+def main() -> None:
+    """Run the sweep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", nargs="*", choices=[*SOURCES, "expectations"])
+    parser.add_argument("--every", type=int, default=1)
+    parser.add_argument("--fresh", action="store_true")
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    store = json.loads(STORE.read_text(encoding="utf-8")) if STORE.exists() else {}
+    for source in options.sources:
+        if options.fresh:
+            store.pop(source, None)
+        if source == "expectations":
+            store[source] = scored()
+            store.setdefault("first_score", _sum(store[source]))
+            save(store)
+        else:
+            sweep(source, store, options.every)
+    text = tables(store)
+    print(text)
+    if options.write:
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
+        PAGE.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
+
+
+def _sum(rows: dict[str, Row]) -> Row:
+    return {key: sum(row[key] for row in rows.values()) for key in ("parameters", "wrong")}
+
+
+if __name__ == "__main__":
+    main()

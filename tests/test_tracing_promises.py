@@ -1,0 +1,205 @@
+"""What tracing promises of the model: it is left exactly as it was, whatever happens, and wrappers do not matter."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from conftest import global_random_state
+from fanin.errors import TraceError
+from fanin.tracing import trace
+from zoo import MODELS, Asking, Caching, Counting, Failing, Idle, InPlace, Leaving, Random, Writing
+
+
+def snapshot(module: nn.Module) -> dict[str, Any]:
+    """Everything that a module tree holds, by value, with the identity and the version of each tensor."""
+    return {path: _plain(vars(part)) for path, part in module.named_modules()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        numbers = None if value.is_meta else value.detach().clone().flatten().tolist()
+        return (type(value).__name__, id(value), value._version, tuple(value.shape), value.requires_grad, numbers)
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [_plain(part) for part in value]
+    return id(value) if isinstance(value, nn.Module) or callable(value) else repr(value)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("training", [False, True])
+def test_the_model_and_the_random_state_are_left_as_they_were(name: str, training: bool) -> None:
+    build, inputs = MODELS[name]
+    model = build().train(training)
+    before, random_state = snapshot(model), global_random_state()
+    graph = trace(model, inputs)
+    assert snapshot(model) == before
+    assert global_random_state() == random_state
+    assert len(graph) == len(list(model.parameters()))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt()], ids=["error", "interrupt"])
+def test_also_after_a_failure_and_an_interrupt(error: BaseException) -> None:
+    model = Failing(error)
+    before, random_state = snapshot(model), global_random_state()
+    fast = torch.backends.mha.get_fastpath_enabled()
+    if isinstance(error, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            trace(model, torch.zeros(2, 8))
+    else:
+        graph = trace(model, torch.zeros(2, 8))
+        assert graph.source == "modules"
+        assert [note.split(":")[0] for note in graph.notes[:3]] == [
+            "fake run failed",
+            "optimistic run failed",
+            "real run failed",
+        ]
+    assert snapshot(model) == before
+    assert global_random_state() == random_state
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+    assert not torch.is_inference_mode_enabled()
+    assert torch.ones(1).add(1).item() == 2, "a dispatch mode was left on"
+
+
+def test_inputs_are_left_as_they_were() -> None:
+    inputs = torch.full((2, 8), 3.0, requires_grad=True)
+    trace(InPlace(), (inputs,))
+    assert inputs._version == 0
+    assert inputs.requires_grad
+
+
+def test_a_warm_cache_does_not_hide_parameters() -> None:
+    model = Caching().eval()
+    model(torch.zeros(2, 5, 8))
+    assert trace(model, torch.zeros(2, 5, 8))["table"].role == "position"
+
+
+def test_hooks_of_the_user_are_not_called_and_stay() -> None:
+    seen: list[Any] = []
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    model[0].register_forward_hook(lambda *args: seen.append(args))
+    graph = trace(model, torch.zeros(2, 4))
+    assert graph["0.weight"].activation == "relu"
+    assert seen == []
+    model(torch.zeros(2, 4))
+    assert len(seen) == 1
+
+
+def test_two_threads_do_not_disturb_each_other() -> None:
+    graphs: dict[str, Any] = {}
+
+    def work(name: str, model: nn.Module, size: int) -> None:
+        graphs[name] = trace(model, torch.zeros(2, size))
+
+    models = {"a": nn.Sequential(nn.Linear(4, 4), nn.Tanh()), "b": nn.Sequential(nn.Linear(6, 6), nn.SiLU())}
+    threads = [threading.Thread(target=work, args=(n, m, m[0].in_features)) for n, m in models.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {name: graph["0.weight"].activation for name, graph in graphs.items()} == {"a": "tanh", "b": "silu"}
+
+
+@pytest.mark.parametrize(
+    ("build", "source", "name", "after"),
+    [
+        (Counting, "fake", "conv.weight", "relu"),
+        (Random, "fake", "layer.weight", "none"),
+        (Asking, "optimistic", "small.weight", "relu"),
+        (Leaving, "real", "first.weight", "relu"),
+        (Writing, "fake", "layer.weight", "sigmoid"),
+        (InPlace, "fake", "second.weight", "tanh"),
+    ],
+)
+def test_each_way_of_running_is_reached(build: Callable[[], nn.Module], source: str, name: str, after: str) -> None:
+    graph = trace(build(), MODELS[build.__name__][1])
+    assert (graph.source, graph[name].activation) == (source, after)
+    assert bool(graph.notes) == (source != "fake")
+
+
+def test_what_only_training_uses_is_found_and_what_nothing_uses_is_said() -> None:
+    graph = trace(Idle().eval(), torch.zeros(2, 8))
+    assert graph["auxiliary.weight"].exercised
+    assert graph["auxiliary.weight"].evidence.startswith("in training only")
+    assert not graph["forgotten"].exercised
+    assert graph["forgotten"].confidence <= 0.5
+    assert any("training only" in note for note in graph.notes)
+
+
+def test_a_model_on_meta_is_traced_without_memory() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(100_000, 400_000), nn.GELU(), nn.Linear(400_000, 10))
+    graph = trace(model, torch.zeros(1, 100_000, device="meta"))
+    assert graph.source == "fake"
+    assert graph["0.weight"].activation == "gelu"
+
+
+def test_a_compiled_model_has_the_names_of_the_plain_one() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    plain = trace(model, torch.zeros(2, 4))
+    assert trace(torch.compile(model, backend="eager"), torch.zeros(2, 4)) == plain
+    model[0] = torch.compile(model[0], backend="eager")  # type: ignore[assignment]
+    inner = trace(model, torch.zeros(2, 4))
+    assert [node.name for node in inner] == [node.name for node in plain]
+    assert inner["0.weight"].activation == "relu"
+
+
+def test_a_lazy_model_is_refused_with_the_line_to_write() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns once a process that lazy modules are young
+        model = nn.LazyLinear(3)
+    with pytest.raises(TraceError, match="once, before fanin"):
+        trace(model, torch.zeros(2, 4))
+
+
+@pytest.fixture(scope="module")
+def process_group() -> Any:
+    """One process that is a group of its own."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+def _net() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 2))
+
+
+def test_distributed_data_parallel(process_group: None) -> None:
+    model = _net()
+    wrapped = nn.parallel.DistributedDataParallel(model)
+    assert trace(wrapped, torch.zeros(2, 4)) == trace(model, torch.zeros(2, 4))
+
+
+def test_fully_sharded(process_group: None) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    model = _net()
+    plain = trace(model, torch.zeros(2, 4))
+    mesh = init_device_mesh("cpu", (1,))
+    for part in (model[0], model[3], model):
+        fully_shard(part, mesh=mesh)
+    sharded = trace(model, torch.zeros(2, 4))
+    assert [(n.name, n.shape, n.role, n.activation) for n in sharded] == [
+        (n.name, n.shape, n.role, n.activation) for n in plain
+    ]
+    assert sharded.source == "fake"
+
+
+def test_activation_checkpointing() -> None:
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    model = _net()
+    plain = trace(model, torch.zeros(2, 4))
+    model[0] = checkpoint_wrapper(model[0])
+    graph = trace(model, torch.zeros(2, 4))
+    assert [(node.name, node.activation) for node in graph] == [(node.name, node.activation) for node in plain]
