@@ -22,14 +22,21 @@ DEEP = 8
 """Plain layers from which on Gaussian matrices lose to orthogonal ones: their fluctuations add up over the depth."""
 GROWTH = 4.0
 """How much the square of a gradient may grow through a plain net before its gain is lowered towards criticality."""
-HEAD = 0.3
-"""Gain of an output layer: logits of std 0.3 cost ``0.3²/2`` over the uninformed loss, and still pass gradients on."""
+HEAD = 0.5
+"""Gain of an output layer: logits of std 0.5 cost ``0.5²/2`` over the uninformed loss, and still pass gradients on."""
+PLAIN_HEAD = 0.3
+"""The same behind a plain or a recurrent net, where large first gradients do more harm than a slow start."""
 
 
 @register("auto", sources=("he2015", "saxe2014"))
 def auto(graph: Graph) -> Plan:
     """For every parameter by its role: what follows, true fans, residual depth, recurrence, plain depth."""
-    return Plan.of(graph, "auto", _Chooser(plain_depth(graph)).choose)
+    nodes = list(graph)
+    normed = any(node.role == Role.NORM_SCALE or node.norm_after for node in nodes)
+    gated = any("gate_value" in (node.activation, *(block.activation for block in node.axes.blocks)) for node in nodes)
+    streams = any(node.stream is not None for node in nodes)
+    chooser = _Chooser(plain_depth(graph), HEAD if normed or streams else PLAIN_HEAD, gated and not normed)
+    return Plan.of(graph, "auto", chooser.choose)
 
 
 def plain_depth(graph: Graph) -> int:
@@ -48,9 +55,14 @@ def plain_depth(graph: Graph) -> int:
 
 @dataclass(frozen=True)
 class _Chooser:
-    """The rules, for a graph whose plain depth is known."""
+    """The rules, for what is known of the graph as a whole."""
 
     depth: int
+    """Plain layers, see `plain_depth`."""
+    head: float
+    """The gain of an output layer."""
+    bare_gates: bool
+    """Gated products in a net without norms."""
 
     def choose(self, node: ParameterNode) -> tuple[Scheme, str]:
         if node.role in WEIGHTS:
@@ -78,6 +90,12 @@ class _Chooser:
         if self.depth >= DEEP:
             return self._plain(node, activation)
         gain, words = self._gain(node, activation)
+        if node.residual_last and self.bare_gates:
+            # A gated branch puts out the square of what it takes in, and no norm stops the stream from growing.
+            return (
+                Zeros(),
+                "last weight of a branch in a gated net without norms: zero, so that the stream starts quiet",
+            )
         if node.residual_last and node.stream_depth > 1 and not node.tamed_by:
             gain /= math.sqrt(node.stream_depth)
             words += f"; last weight of a residual branch, {node.stream_depth} in the stream: ÷ √{node.stream_depth}"
@@ -141,9 +159,11 @@ def _squashes(activation: str) -> bool:
 
 def _bias(node: ParameterNode) -> tuple[Scheme, str]:
     gates = {block.name for block in node.axes.blocks}
-    if gates == {"i", "f", "g", "o"} and "bias_ih" in node.name:
-        parts = {block.name: Ones() if block.name == "f" else Zeros() for block in node.axes.blocks}
-        return Packed.of(parts), "forget gate 1, on one of the two biases, so that memory starts open; the rest zero"
+    keeping = "f" if gates == {"i", "f", "g", "o"} else "z" if gates == {"r", "z", "n"} else ""
+    if keeping and "bias_ih" in node.name:
+        parts = {name: Ones() if name == keeping else Zeros() for name in node.blocks}
+        gate = "forget" if keeping == "f" else "update"
+        return Packed.of(parts), f"{gate} gate 1, on one of the two biases, so that memory starts open; the rest zero"
     return Zeros(), "biases start at zero"
 
 
