@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "deferral",
         "sharding",
         "measuring",
+        "diagnosing",
         "calibration",
         "comparison",
     ),

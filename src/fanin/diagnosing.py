@@ -1,0 +1,93 @@
+"""`diagnose`: trace, measure, judge; and the plan that mends what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from fanin.diagnoses import Diagnosis
+from fanin.findings import Evidence, Hidden, examine
+from fanin.graph import Graph, ParameterNode
+from fanin.measuring import measure
+from fanin.plans import Plan
+from fanin.schemes import Keep, Scheme
+from fanin.signals import Signals
+from fanin.tracing.names import unwrap
+
+
+def diagnose(
+    model: nn.Module,
+    inputs: Any = None,
+    *,
+    loss: Callable[[Any], torch.Tensor] | None = None,
+    plan: Plan | None = None,
+    select: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+) -> Diagnosis:
+    """Judge how a model starts: one forward and backward on a batch, and every rule of `fanin.findings`.
+
+    Nothing of the model changes.
+
+    Args:
+        model: any module with values.
+        inputs: what the model is called with; a real batch says most. Without it only the values are judged.
+        loss: from the model's output to a scalar.
+        plan: what the model was filled by; `Diagnosis.fix` edits it. Without it, a plan that keeps every parameter.
+        select, ignore: codes or their beginnings: ``"F2"`` stands for all of that family.
+
+    Raises:
+        FaninError: a code begins no rule's.
+
+    >>> model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    >>> _ = nn.init.constant_(model[0].weight, 0.1)
+    >>> diagnosis = diagnose(model, torch.randn(8, 16, generator=torch.Generator().manual_seed(0)))
+    >>> diagnosis.findings[0].code, diagnosis.findings[0].place
+    ('F101', '0.weight')
+    """
+    hidden = tuple(hidden_weights(model))
+    signals = measure(model, inputs, loss=loss)
+    return judge(signals, plan=plan, hidden=hidden, select=select, ignore=ignore)
+
+
+def judge(
+    signals: Signals,
+    *,
+    plan: Plan | None = None,
+    hidden: tuple[Hidden, ...] = (),
+    select: Iterable[str] = (),
+    ignore: Iterable[str] = (),
+) -> Diagnosis:
+    """Judge signals that were measured before, perhaps on another machine."""
+    evidence = Evidence(signals.graph, signals, plan, hidden)
+    findings = examine(evidence, tuple(select), tuple(ignore))
+    return Diagnosis(findings, signals, plan if plan is not None else as_found(signals.graph))
+
+
+def as_found(graph: Graph) -> Plan:
+    """The plan that keeps every parameter as it is."""
+
+    def keep(_node: ParameterNode) -> tuple[Scheme, str]:
+        return Keep(), "as it was found"
+
+    return Plan.of(graph, "as found", keep)
+
+
+def hidden_weights(model: nn.Module) -> Iterator[Hidden]:
+    """The weights under ``torch.nn.utils.weight_norm`` that were set, and will be computed anew by the next forward."""
+    for path, module in unwrap(model).named_modules():
+        for hook in module._forward_pre_hooks.values():
+            name, compute = getattr(hook, "name", None), getattr(hook, "compute_weight", None)
+            if not isinstance(name, str) or compute is None or not hasattr(module, f"{name}_g"):
+                continue
+            was_set = getattr(module, name).detach()
+            with torch.no_grad():
+                used = compute(module)
+            prefix = f"{path}." if path else ""
+            yield Hidden(f"{prefix}{name}", f"{prefix}{name}_g", _rms(was_set), _rms(used), _rms(used - was_set))
+
+
+def _rms(tensor: torch.Tensor) -> float:
+    return float(tensor.detach().double().square().mean().sqrt())

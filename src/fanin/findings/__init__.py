@@ -1,0 +1,43 @@
+"""Findings: one rule or family a file; each judges the graph and the signals, and needs no model."""
+
+from fanin.findings import (
+    attention,
+    backward,
+    blocked,
+    collapse,
+    depth,
+    equality,
+    garbage,
+    gates,
+    losses,
+    precision,
+    roles,
+    scales,
+    units,
+)
+from fanin.findings.evidence import Evidence, Hidden
+from fanin.findings.registry import RULES, Rule, examine, explain, overview, register
+
+__all__ = [
+    "RULES",
+    "Evidence",
+    "Hidden",
+    "Rule",
+    "attention",
+    "backward",
+    "blocked",
+    "collapse",
+    "depth",
+    "equality",
+    "examine",
+    "explain",
+    "garbage",
+    "gates",
+    "losses",
+    "overview",
+    "precision",
+    "register",
+    "roles",
+    "scales",
+    "units",
+]

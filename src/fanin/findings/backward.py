@@ -1,0 +1,98 @@
+"""The way back: gradients that vanish, explode, or fit no common step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import median
+
+from fanin.diagnoses import Edit, Finding, Severity
+from fanin.findings.depth import LINE, _weights
+from fanin.findings.evidence import FAR, Evidence, sensitivity
+from fanin.findings.registry import finding, register
+from fanin.observations import Kind, LayerSignal
+
+UNBALANCED = 1e4
+"""When one step changes the median weight by a thousandth, it changes this one tenfold, or by less than float32 can
+hold (10⁻⁷)."""
+
+
+@register(
+    "F402",
+    "gradients that vanish",
+    why="the first layers learn exponentially slower than the last",
+    threshold="the loss's sensitivity to a relative change (‖gradient‖·RMS, which norms and rescaling do not change) "
+    "falls by six e-foldings from the last layer to the first; twelve are an error",
+    remedy="give every weight the gain of the activation behind it",
+    source="Glorot and Bengio 2010; Schoenholz et al. 2017 (arXiv:1611.01232)",
+)
+def vanishing(evidence: Evidence) -> Iterator[Finding]:
+    """Sensitivity at the first layer against that at the last."""
+    ends = _ends(evidence)
+    if ends is not None and ends[1] * FAR < ends[2]:
+        layer, first, last = ends
+        severity = Severity.ERROR if first * FAR**2 < last else Severity.WARNING
+        seen = f"the loss is {last / max(first, 1e-300):.3g} times less sensitive here than at the last layer"
+        yield finding("F402", severity, layer.name, seen, edits=_edits(evidence))
+
+
+@register(
+    "F403",
+    "gradients that explode",
+    why="one step throws the first layers far off while the last hardly move",
+    threshold="the loss's sensitivity to a relative change grows twentyfold, by six e-foldings of its square, from the "
+    "last layer to the first of a plain net; four-hundredfold is an error, and the line where norms or streams help",
+    remedy="lower the gains towards criticality, or use orthogonal weights",
+    source="Philipp et al. 2018 (arXiv:1712.05577); Schoenholz et al. 2017 (arXiv:1611.01232)",
+)
+def exploding(evidence: Evidence) -> Iterator[Finding]:
+    """The same, the other way round; and a recurrence, whose time is its depth."""
+    ends = _ends(evidence)
+    line = LINE if evidence.plain else FAR
+    if ends is not None and ends[1] > line * ends[2]:
+        layer, first, last = ends
+        severity = Severity.ERROR if first > FAR * line * last else Severity.WARNING
+        seen = f"the loss is {first / max(last, 1e-300):.3g} times more sensitive here than at the last layer"
+        yield finding("F403", severity, layer.name, seen, edits=_edits(evidence))
+    for layer in evidence.signals.of_kind(Kind.RECURRENT):
+        if layer.rms > FAR:
+            seen = f"the state grows to RMS {layer.rms:.3g}, and the gradient with it"
+            yield finding("F403", Severity.ERROR, layer.name, seen, edits=evidence.redraw(*layer.weights))
+
+
+def _ends(evidence: Evidence) -> tuple[LayerSignal, float, float] | None:
+    """The first trained layer with its sensitivity, and that of the last hidden one."""
+    if not evidence.signals.has_gradients or not evidence.finite or evidence.zero_head:
+        return None
+    layers = [layer for layer in evidence.signals.of_kind(Kind.WEIGHT, Kind.SUM) if layer.grad_rms and layer.rms]
+    hidden = [layer for layer in layers if not any(evidence.graph[name].output for name in layer.weights)]
+    if len(hidden) < 2:
+        return None
+    first, last = sensitivity(hidden[0]), sensitivity(hidden[-1])
+    return (hidden[0], first, last) if first is not None and last else None
+
+
+def _edits(evidence: Evidence) -> tuple[Edit, ...]:
+    return evidence.redraw(*_weights(evidence)) if evidence.plain else ()
+
+
+@register(
+    "F404",
+    "gradients that fit no common step",
+    why="one learning rate cannot serve weights whose relative gradients differ this much",
+    threshold=f"gradient over weight {UNBALANCED:.0e} times the median's: a step that moves the median weight by a "
+    "thousandth moves this one tenfold, or by less than float32 holds",
+    remedy="draw each weight by its own fans",
+    source="classic: balanced layers (Du et al. 2018, arXiv:1806.00900)",
+)
+def unbalanced(evidence: Evidence) -> Iterator[Finding]:
+    """Relative gradients far from the median."""
+    if not evidence.signals.has_gradients or not evidence.finite or not evidence.plain:
+        return
+    ratios = {node.name: signal.grad_ratio for node, signal in evidence.drawn() if signal.grad_ratio}
+    if len(ratios) < 3:
+        return
+    middle = median(ratio for ratio in ratios.values() if ratio)
+    for name, ratio in ratios.items():
+        if ratio and (ratio > UNBALANCED * middle or ratio * UNBALANCED < middle):
+            seen = f"its relative gradient is {ratio / middle:.2g} times the median's"
+            yield finding("F404", Severity.WARNING, name, seen, edits=evidence.redraw(name))

@@ -1,0 +1,78 @@
+"""Gradients that do not arrive: zeros that block them, layers that nothing reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fanin.diagnoses import Finding, Severity
+from fanin.findings.evidence import Evidence
+from fanin.findings.registry import finding, register
+from fanin.graph import ParameterNode, Role
+from fanin.observations import ParameterSignal
+
+BESIDE = frozenset({Role.BIAS, Role.NORM_SHIFT, Role.POSITION, Role.TOKEN})
+"""Their zeros block nothing."""
+
+
+@register(
+    "F401",
+    "a zero that blocks all gradient",
+    why="it is zero and receives no gradient, so that it stays, and what lies behind it never learns",
+    threshold="exactly zero in value and in gradient. A zero head, a zero last scale of a branch, a zero gate, a zero "
+    "factor of an adapter receive gradients, open at the first step, and are right",
+    remedy="draw it, or at least one of two zeros in a row",
+    source="Glorot and Bengio 2010; Hu et al. 2021 (arXiv:2106.09685) for the intended zero of an adapter",
+)
+def blocking_zero(evidence: Evidence) -> Iterator[Finding]:
+    """Zero parameters without a gradient."""
+    if not evidence.signals.has_gradients or not evidence.finite or evidence.zero_head:
+        return
+    stuck = [node.name for node, signal in evidence.parameters() if _stuck(node, signal)]
+    for name in stuck:
+        others = [other for other in stuck if other != name]
+        seen = "all values are zero, and so is its gradient"
+        yield finding("F401", Severity.ERROR, name, seen, edits=evidence.redraw(name), places=others[:8])
+
+
+def _stuck(node: ParameterNode, signal: ParameterSignal) -> bool:
+    zero = signal.constant and not signal.rms
+    return zero and node.role not in BESIDE and bool(signal.reached) and not signal.grad_rms and node.exercised
+
+
+@register(
+    "F405",
+    "parameters that are not reached",
+    why="what receives no gradient does not learn; an optimizer with weight decay shrinks it all the same",
+    threshold="it is used, and no gradient arrives, or one that is exactly zero although nothing that is zero or dead "
+    "stands in its way; a note when the run did not use it at all",
+    remedy="call it, remove it, freeze it, or take away the detach or rounding behind it",
+    source="torch.nn.parallel.DistributedDataParallel: find_unused_parameters",
+)
+def not_reached(evidence: Evidence) -> Iterator[Finding]:
+    """Parameters without a gradient."""
+    if not evidence.signals.has_gradients or not evidence.finite:
+        return
+    unused = [node.name for node, signal in evidence.parameters() if not node.exercised and not signal.grad_rms]
+    if unused:
+        seen = "the run did not use it" + (f", nor {len(unused) - 1} more" if len(unused) > 1 else "")
+        yield finding("F405", Severity.NOTE, unused[0], seen, places=unused[1:])
+    cut = [node.name for node, signal in evidence.parameters() if _cut(evidence, node, signal)]
+    if cut:
+        more = f", nor at {len(cut) - 1} more" if len(cut) > 1 else ""
+        yield finding("F405", Severity.WARNING, cut[0], f"no gradient arrives here{more}", places=cut[1:])
+
+
+def _cut(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> bool:
+    if not node.exercised or signal.reached is None:
+        return False
+    if not signal.reached:
+        return True
+    # A zero gradient needs a reason that is no cut: a zero somewhere, dead units, a range that is too small.
+    explained = bool(evidence.intended_zeros) or _something_is_zero(evidence) or signal.dtype == "float16"
+    return node.is_weight and bool(signal.rms) and signal.grad_rms == 0 and not explained
+
+
+def _something_is_zero(evidence: Evidence) -> bool:
+    if any(_stuck(node, signal) for node, signal in evidence.parameters()):
+        return True
+    return any((layer.dead or 0) > 0.5 for layer in evidence.signals.layers)

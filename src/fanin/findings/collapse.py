@@ -1,0 +1,94 @@
+"""Correlations through depth: inputs that become one, or are torn apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from statistics import median
+
+from fanin import meanfield
+from fanin.diagnoses import Finding, Severity
+from fanin.errors import FaninError
+from fanin.findings.depth import _hidden, _weights
+from fanin.findings.evidence import DEPTH_SCALES, FAR, Evidence
+from fanin.findings.registry import finding, register
+from fanin.observations import Kind, LayerSignal
+
+CARRIERS = (Kind.WEIGHT, Kind.ACTIVATION, Kind.NORM, Kind.SUM)
+
+
+@register(
+    "F305",
+    "inputs that become alike",
+    why="the output hardly depends on the input: the net can learn the mean answer and little else",
+    threshold="what differs between samples (or positions), 1 - cosine, falls by six e-foldings from the first layer "
+    "to the last, the depth beyond which nets do not train; twelve are an error",
+    remedy="zero the biases, and give every weight the gain of the activation behind it; keep skips and norms",
+    source="Schoenholz et al. 2017 (arXiv:1611.01232); Dong et al. 2021 (arXiv:2103.03404) for attention",
+)
+def collapse(evidence: Evidence) -> Iterator[Finding]:
+    """The mean cosine between samples and between positions, first layer against last."""
+    if not evidence.finite:
+        return
+    last = _last(evidence)
+    for what, measured in (("samples", "sample_cosine"), ("positions", "position_cosine")):
+        layers = [layer for layer in evidence.signals.of_kind(*CARRIERS) if getattr(layer, measured) is not None]
+        layers = [layer for layer in layers if layer.index <= last and layer.rms]
+        if len(layers) < 3:
+            continue
+        first, end = 1 - getattr(layers[0], measured), 1 - getattr(layers[-1], measured)
+        if first < 1e-3 or end * FAR >= first:
+            continue
+        severity = Severity.ERROR if end * FAR**2 < first else Severity.WARNING
+        seen = f"1 - cosine between {what} falls from {first:.3g} to {max(end, 0):.2g}{_theory(evidence)}"
+        edits = evidence.redraw(*_weights(evidence)) if evidence.plain else ()
+        yield finding("F305", severity, layers[-1].name, seen, edits=edits)
+        return
+
+
+def _last(evidence: Evidence) -> int:
+    """The last operation before the output layer: a head that starts at zero or with a bias says nothing of depth."""
+    outputs = [layer.index for layer in evidence.signals.layers if any(evidence.graph[n].output for n in layer.weights)]
+    return min(outputs) - 1 if outputs else len(evidence.signals.layers)
+
+
+def _theory(evidence: Evidence) -> str:
+    fixed = _fixed_point(evidence)
+    if fixed is None or not math.isfinite(fixed.correlation_depth) or fixed.correlation_depth <= 0:
+        return ""
+    return f"; theory's depth scale is {fixed.correlation_depth:.1f} layers"
+
+
+def _fixed_point(evidence: Evidence) -> meanfield.FixedPoint | None:
+    """What mean-field theory says of a plain net of one activation, at its measured gain."""
+    hidden = _hidden(evidence)
+    names = {evidence.graph[layer.weights[0]].activation for layer in hidden}
+    gains = [gain for gain in map(evidence.gain, hidden) if gain]
+    if not evidence.plain or len(names) != 1 or not gains:
+        return None
+    name = names.pop()
+    try:
+        return meanfield.fixed_point(name, weight_variance=median(gains) ** 2) if name else None
+    except FaninError:
+        return None
+
+
+@register(
+    "F306",
+    "chaos",
+    why="neighbouring inputs are torn apart, and gradients grow exponentially towards the input",
+    threshold="theory: the squared gradient grows by twelve e-foldings (six in size) through the plain layers of one "
+    "activation at their measured gain",
+    remedy="lower the gain towards criticality, or use orthogonal weights",
+    source="Poole et al. 2016 (arXiv:1606.05340); Schoenholz et al. 2017 (arXiv:1611.01232)",
+)
+def chaos(evidence: Evidence) -> Iterator[Finding]:
+    """Plain nets deep in the chaotic phase."""
+    fixed = _fixed_point(evidence)
+    hidden: list[LayerSignal] = _hidden(evidence)
+    if fixed is None or fixed.phase != "chaotic" or len(hidden) < 3:
+        return
+    growth = math.log(max(fixed.gradient_growth(len(hidden)), 1e-300))
+    if growth > 2 * DEPTH_SCALES:
+        seen = f"{len(hidden)} layers in the chaotic phase: theory's gradient grows e^{growth / 2:.1f} times"
+        yield finding("F306", Severity.WARNING, hidden[0].name, seen, edits=evidence.redraw(*_weights(evidence)))

@@ -1,0 +1,144 @@
+"""The size of the signal through depth: vanishing, exploding, streams that grow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from fanin.diagnoses import Finding, Severity
+from fanin.findings.evidence import FAR, Evidence, varying, weight_rms
+from fanin.findings.registry import finding, register
+from fanin.graph import Role
+from fanin.observations import Kind, LayerSignal
+
+LINE = math.sqrt(FAR)
+"""e³ ≈ 20 in RMS, which is six e-foldings of the variance."""
+
+
+@register(
+    "F301",
+    "activations that vanish",
+    why="what differs between inputs shrinks from layer to layer, until biases and rounding outweigh it",
+    threshold="its variance falls by six e-foldings (RMS to 1/20) through a net without norms or streams, the depth "
+    "beyond which nets do not train; twelve are an error. For a norm: an output of under half of its scale, where its "
+    "ε outweighs the signal's variance three times",
+    remedy="give every weight the gain of the activation behind it",
+    source="Schoenholz et al. 2017 (arXiv:1611.01232); He et al. 2015, section 2.2",
+)
+def vanishing(evidence: Evidence) -> Iterator[Finding]:
+    """The signal of the deepest layers against that of the first."""
+    yield from _swallowed(evidence)
+    if not evidence.plain or not evidence.finite:
+        return
+    start = _start(evidence)
+    hidden = _hidden(evidence)
+    if not start or len(hidden) < 2:
+        return
+    smallest = min(hidden, key=varying)
+    ratio = varying(smallest) / start
+    if ratio * LINE < 1:
+        severity = Severity.ERROR if ratio * FAR < 1 else Severity.WARNING
+        seen = f"what differs between inputs has RMS {varying(smallest):.3g}, {ratio:.2g} of what the inputs have"
+        yield finding("F301", severity, smallest.name, seen, edits=evidence.redraw(*_weights(evidence)))
+
+
+def _swallowed(evidence: Evidence) -> Iterator[Finding]:
+    """Norms whose ε is larger than what they normalize."""
+    for layer in evidence.signals.of_kind(Kind.NORM):
+        scales = [name for name in layer.weights if evidence.graph[name].role == Role.NORM_SCALE]
+        scale = evidence.signals.parameter(scales[0]).rms if scales else 1.0
+        usual = any(word in layer.target for word in ("layer_norm", "rms_norm", "group_norm"))
+        if usual and scale and layer.rms < 0.5 * scale and not (scales and scale < 0.5):
+            severity = Severity.ERROR if layer.rms * LINE < scale else Severity.WARNING
+            seen = f"the norm puts out RMS {layer.rms:.3g} with a scale of {scale:.3g}: its ε outweighs the signal"
+            yield finding("F301", severity, layer.name, seen, edits=evidence.redraw(*_feeding(evidence, layer)))
+
+
+def _feeding(evidence: Evidence, layer: LayerSignal) -> tuple[str, ...]:
+    for earlier in reversed(evidence.signals.layers[: layer.index]):
+        if earlier.kind in (Kind.WEIGHT, Kind.EMBEDDING) and earlier.weights:
+            return earlier.weights[:1]
+    return ()
+
+
+@register(
+    "F302",
+    "activations that explode",
+    why="the signal grows from layer to layer; the loss and its gradients with it",
+    threshold="its RMS grows twentyfold (six e-foldings of the variance) from the input through a net without norms or "
+    "streams; four-hundredfold is an error",
+    remedy="give every weight the gain of the activation behind it",
+    source="He et al. 2015, section 2.2",
+)
+def exploding(evidence: Evidence) -> Iterator[Finding]:
+    """The largest signal against that of the input."""
+    start = _start(evidence, whole=True)
+    layers = [layer for layer in evidence.chain if layer.rms]
+    if not evidence.plain or not start or not layers:
+        return
+    largest = max(layers, key=lambda layer: layer.rms)
+    ratio = largest.rms / start
+    if ratio > LINE:
+        severity = Severity.ERROR if ratio > FAR else Severity.WARNING
+        seen = f"RMS {largest.rms:.3g}, {ratio:.3g} times the input's"
+        yield finding("F302", severity, largest.name, seen, edits=evidence.redraw(*_weights(evidence)))
+
+
+def _start(evidence: Evidence, whole: bool = False) -> float:
+    """The RMS of the first weight's input, from its output and its gain; of an embedding, its output's."""
+    for layer in evidence.signals.layers:
+        if layer.kind == Kind.EMBEDDING and layer.rms:
+            return layer.rms
+        gain = evidence.gain(layer) if layer.kind == Kind.WEIGHT else None
+        if gain:
+            return min((layer.rms if whole else varying(layer)) / gain, 1e30)
+    return 0.0
+
+
+def _hidden(evidence: Evidence) -> list[LayerSignal]:
+    """The chain without what only computes the output, scores or gates."""
+    nodes = evidence.graph
+    side = ("softmax_q", "softmax_k", "softmax", "sigmoid")
+
+    def carries(layer: LayerSignal) -> bool:
+        weights = [nodes[name] for name in layer.weights if nodes[name].is_weight]
+        return bool(weights) and not weights[0].output and weights[0].activation not in side
+
+    return [layer for layer in evidence.chain if carries(layer)]
+
+
+def _weights(evidence: Evidence) -> list[str]:
+    """The weights of a plain chain; all are redrawn, since the fault is their product."""
+    names = [name for layer in evidence.chain for name in layer.weights]
+    nodes = (evidence.graph[name] for name in dict.fromkeys(names))
+    trained = [node for node in nodes if not node.frozen and (node.is_weight or node.role == Role.BIAS)]
+    return [node.name for node in trained if weight_rms(evidence.signals.parameter(node.name))]
+
+
+GROWTH = 3.0
+"""Over √depth, which independent branches of one size add up to."""
+
+
+@register(
+    "F307",
+    "a residual stream that grows",
+    why="each branch adds in proportion to the stream, which grows exponentially: the last layers drown the rest",
+    threshold=f"from the first branch to the last by over {GROWTH:g}·√depth, where branches of one size make it grow "
+    "by √depth; ten times that is an error",
+    remedy="divide the last weight of each branch by √depth, or start it at zero",
+    source="Zhang et al. 2019 (arXiv:1901.09321)",
+)
+def growing_stream(evidence: Evidence) -> Iterator[Finding]:
+    """Streams that outgrow the square root of their depth."""
+    for stream, sums in evidence.signals.streams.items():
+        if len(sums) < 2 or not sums[0].rms:
+            continue
+        first, last = sums[0], max(sums[1:], key=lambda layer: layer.rms)
+        start = max(first.rms, first.stream_start or 0.0)
+        growth = last.rms / start
+        limit = GROWTH * math.sqrt(len(sums))
+        if growth > limit:
+            severity = Severity.ERROR if growth > 10 * limit else Severity.WARNING
+            seen = f"stream {stream} grows {growth:.3g} times over {len(sums)} branches; √{len(sums)} is usual"
+            ends = [n.name for n, _ in evidence.parameters() if n.residual_last and n.stream is not None]
+            yield finding("F307", severity, last.name, seen, edits=evidence.redraw(*ends))

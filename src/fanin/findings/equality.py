@@ -1,0 +1,100 @@
+"""Values that should differ and do not: units, layers, shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fanin.diagnoses import Finding, Severity
+from fanin.findings.evidence import DRAWN, Evidence
+from fanin.findings.garbage import zero_rows
+from fanin.findings.registry import finding, register
+from fanin.graph import ParameterNode
+from fanin.observations import ParameterSignal
+
+
+@register(
+    "F101",
+    "units that are equal",
+    why="units with equal weights compute the same, so that a wide layer is worth one unit until something tells them "
+    "apart",
+    threshold="any two rows or columns equal in every bit, which random draws never are; an error from half of them on",
+    remedy="draw every weight at random",
+    source="classic: symmetry breaking (Rumelhart et al. 1986)",
+)
+def equal_units(evidence: Evidence) -> Iterator[Finding]:
+    """Rows or columns that repeat."""
+    for node, signal in evidence.drawn():
+        if not signal.rms or signal.non_finite or signal.repeats > 1 or zero_rows(node, signal):
+            continue
+        rows = 0.0 if _shuffled(evidence, signal) or _slices_repeat(signal) else signal.duplicate_rows
+        share = max(rows, signal.duplicate_columns)
+        if not share or not _tells_apart(node, signal):
+            continue
+        kind = "rows (units)" if rows >= signal.duplicate_columns else "columns (inputs)"
+        words = "all values are one number" if signal.constant else f"{share:.0%} of the {kind} equal another"
+        if rows and signal.grad_duplicate_rows:
+            words += "; their gradients are equal too, so they stay equal"
+        severity = Severity.ERROR if share >= 0.5 or signal.constant else Severity.WARNING
+        yield finding("F101", severity, node.name, words, edits=evidence.redraw(node.name))
+
+
+def _slices_repeat(signal: ParameterSignal) -> bool:
+    return signal.duplicate_slices > 0
+
+
+def _tells_apart(node: ParameterNode, signal: ParameterSignal) -> bool:
+    """Whether rows are long enough that chance makes no two equal: 2⁻²⁴ a value in float32, 2⁻⁸ in bfloat16."""
+    rows = max(node.shape[0], 1) if node.shape else 1
+    length = signal.elements / rows
+    return rows > 1 and (length >= 8 or (length >= 2 and signal.dtype in ("float32", "float64")))
+
+
+def _shuffled(evidence: Evidence, signal: ParameterSignal) -> bool:
+    """Whether a pixel shuffle follows, before which equal rows are meant (ICNR)."""
+    layers = evidence.signals.layers
+    readers = evidence.signals.readers(signal.name)
+    return any(
+        "pixel_shuffle" in layer.target for reader in readers for layer in layers[reader.index + 1 : reader.index + 4]
+    )
+
+
+@register(
+    "F102",
+    "layers that are equal",
+    why="layers that start as copies compute the same and have to be told apart by training; it shows that one was "
+    "cloned, or that a seed was set for each",
+    threshold="two weights of the same values bit for bit that are not tied",
+    remedy="draw each layer by itself; tie them if they are meant to be one",
+    source="pytorch/pytorch#86274",
+)
+def equal_layers(evidence: Evidence) -> Iterator[Finding]:
+    """Different parameters that hold the same random values."""
+    for group in evidence.signals.twins:
+        nodes = [evidence.graph[name] for name in group]
+        if any(node.frozen for node in nodes) or not all(node.role in DRAWN for node in nodes):
+            continue
+        first, *others = group
+        seen = f"the same values as {others[0]}" + (f" and {len(others) - 1} more" if len(others) > 1 else "")
+        yield finding("F102", Severity.WARNING, first, seen, edits=evidence.redraw(*group), places=others)
+
+
+@register(
+    "F103",
+    "shards that are equal",
+    why="the tensor is one block several times: every rank, expert or head drew the same",
+    threshold="the same block at least twice over, bit for bit",
+    remedy="draw the whole tensor by one seed, or let the seed depend on the place in it",
+    source="pytorch/pytorch#180088",
+)
+def equal_shards(evidence: Evidence) -> Iterator[Finding]:
+    """A tensor that is one block, repeated."""
+    for node, signal in evidence.drawn():
+        if signal.constant or signal.non_finite:
+            continue
+        if signal.repeats > 1 and not _shuffled(evidence, signal):
+            seen = f"the same block {signal.repeats} times along the first axis"
+        elif signal.duplicate_slices:
+            seen = f"{signal.duplicate_slices:.0%} of the stacked weights equal another"
+        else:
+            continue
+        yield finding("F103", Severity.ERROR, node.name, seen, edits=evidence.redraw(node.name))

@@ -1,0 +1,166 @@
+"""What the rules look at: the graph, the signals, and what follows from both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from fanin.diagnoses import Edit
+from fanin.graph import Graph, ParameterNode, Role
+from fanin.observations import Kind, LayerSignal, ParameterSignal
+from fanin.plans import Plan
+from fanin.recipes.registry import recipe_named
+from fanin.schemes import Keep, Normal, Ones, Scheme, Zeros
+from fanin.signals import Signals
+
+DEPTH_SCALES = 6.0
+"""Over how many e-foldings a signal survives: networks deeper than about six depth scales do not train (Schoenholz et
+al. 2017, figure 5). The rules on depth warn where a quantity has changed by ``e⁶`` and call ``e¹²`` an error."""
+FAR = math.exp(DEPTH_SCALES)
+"""``e⁶ ≈ 403``."""
+
+DRAWN = frozenset({Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE, Role.RECURRENT, Role.EMBEDDING})
+"""The roles whose values are drawn at random, each row for itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """A weight that was set, and is not the one that the layer uses: a parametrization computes it anew.
+
+    Args:
+        name: of the attribute that was set.
+        source: the parameter to set instead.
+        was_set: its RMS as set.
+        used: the RMS of what the layer uses.
+        off: the RMS of the difference.
+    """
+
+    name: str
+    source: str
+    was_set: float
+    used: float
+    off: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that a rule may look at.
+
+    Args:
+        graph: what each parameter is.
+        signals: what was measured.
+        plan: what the model was filled by, if that is known.
+        hidden: the weights that were set in vain.
+    """
+
+    graph: Graph
+    signals: Signals
+    plan: Plan | None = None
+    hidden: tuple[Hidden, ...] = ()
+
+    @cached_property
+    def recommended(self) -> Plan:
+        """What the auto recipe would do, which the remedies refer to."""
+        return recipe_named("auto")(self.graph)
+
+    def parameters(self) -> Iterator[tuple[ParameterNode, ParameterSignal]]:
+        """Every parameter that has values and is trained: what it is, and what was measured."""
+        for signal in self.signals.parameters:
+            node = self.graph[signal.name]
+            if not node.frozen and not signal.meta and signal.elements:
+                yield node, signal
+
+    def drawn(self) -> Iterator[tuple[ParameterNode, ParameterSignal]]:
+        """Those of them that are drawn at random."""
+        return ((node, signal) for node, signal in self.parameters() if node.role in DRAWN)
+
+    def scheme(self, name: str) -> Scheme:
+        """What a parameter should get: the auto recipe's, or a plain start where that keeps it."""
+        row = self.recommended[name]
+        if not isinstance(row.scheme, Keep):
+            return row.scheme
+        node = row.node
+        if node.default is not None and not isinstance(node.default, Keep):
+            return node.default
+        if node.role in (Role.NORM_SCALE, Role.LAYER_SCALE):
+            return Ones()
+        if node.role in (Role.BIAS, Role.NORM_SHIFT):
+            return Zeros()
+        if node.role in (Role.POSITION, Role.TOKEN):
+            return Normal(0.02)
+        return Normal(1 / math.sqrt(max(node.fans.fan_in, 1.0))) if len(node.shape) > 1 else Ones()
+
+    def redraw(self, *names: str) -> tuple[Edit, ...]:
+        """Edits that give each parameter what it should get."""
+        return tuple(Edit(name, self.scheme(name)) for name in names)
+
+    @cached_property
+    def intended_zeros(self) -> frozenset[str]:
+        """The zero parameters that receive a gradient: they open at the first step, and are meant to."""
+        moving = (signal for _, signal in self.parameters() if signal.constant and not signal.rms and signal.grad_rms)
+        return frozenset(signal.name for signal in moving)
+
+    @cached_property
+    def zero_head(self) -> bool:
+        """Whether an output layer starts at zero and moves, so that no gradient passes it in the first step."""
+        return any(self.graph[name].output for name in self.intended_zeros)
+
+    @cached_property
+    def finite(self) -> bool:
+        """Whether all that was run came out finite."""
+        loss = self.signals.loss
+        return (loss is None or math.isfinite(loss)) and not any(layer.non_finite for layer in self.trunk)
+
+    @cached_property
+    def trunk(self) -> tuple[LayerSignal, ...]:
+        """The operations that carry the signal; masks and scores, which may be infinite on purpose, are none."""
+        return self.signals.of_kind(Kind.WEIGHT, Kind.NORM, Kind.ACTIVATION, Kind.EMBEDDING, Kind.RECURRENT)
+
+    @cached_property
+    def norms(self) -> frozenset[str]:
+        """The scales of norms that end a residual branch, so that they may start at zero."""
+        return frozenset(node.tamed_by for node in self.graph if node.tamed_by)
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether neither norms, residual streams nor gates help the signal through depth."""
+        helped = any(node.role == Role.NORM_SCALE or node.stream is not None or node.norm_after for node in self.graph)
+        return not helped and not self.signals.of_kind(Kind.NORM)
+
+    @cached_property
+    def chain(self) -> tuple[LayerSignal, ...]:
+        """The weights' operations of a plain net, up to its output; without those whose weight is zero."""
+        layers = self.signals.of_kind(Kind.WEIGHT)
+        return tuple(
+            layer for layer in layers if layer.rms and all(self.signals.parameter(n).rms for n in layer.weights[:1])
+        )
+
+    def gain(self, layer: LayerSignal) -> float | None:
+        """``std·√fan_in`` of the weight that an operation reads: what it multiplies a signal's RMS by."""
+        for name in layer.weights:
+            node = self.graph[name]
+            if node.is_weight:
+                return weight_rms(self.signals.parameter(name)) * math.sqrt(max(node.fans.fan_in, 1.0))
+        return None
+
+
+def weight_rms(signal: ParameterSignal) -> float:
+    """The RMS of the weight that the layer computes with."""
+    return signal.rms if signal.effective_std is None else signal.effective_std
+
+
+def varying(layer: LayerSignal) -> float:
+    """The RMS of that part of an output which differs from input to input: ``√(rms² - offset²)``."""
+    return math.sqrt(max(layer.rms**2 - (layer.offset or 0.0) ** 2, 0.0))
+
+
+def sensitivity(layer: LayerSignal) -> float | None:
+    """How much the loss changes with a relative change of an output: ‖gradient‖ · RMS.
+
+    A norm behind the layer, or a factor that the next layer undoes, does not change it.
+    """
+    if layer.grad_rms is None:
+        return None
+    return layer.grad_rms * math.sqrt(math.prod(layer.shape)) * layer.rms

@@ -1,0 +1,120 @@
+"""Values that no initialization draws: not finite, memory as it was found, outliers, parts never written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from fanin.diagnoses import Finding, Severity
+from fanin.findings.evidence import Evidence
+from fanin.findings.registry import finding, register
+from fanin.graph import ParameterNode, Role
+from fanin.observations import ParameterSignal
+
+ERASING = 2.0**23
+"""1/ε of float32: whatever of unit size is added to such a number is lost."""
+SUBNORMAL = 1e-3
+"""A normal law of std 1e-30 has one in 10⁸ values below the smallest normal number; one in a thousand is no draw."""
+SIGMAS = 10.0
+"""Beyond ten standard deviations a normal law has 1.5·10⁻²³ of its values: none in any model."""
+
+
+@register(
+    "F104",
+    "values that are not finite",
+    why="one such value makes the loss, and after a step every parameter, not a number",
+    threshold="any: a NaN is never drawn",
+    remedy="draw it anew; find out why initialization passed it by",
+)
+def not_finite(evidence: Evidence) -> Iterator[Finding]:
+    """NaN or infinity in a parameter, or NaN in a buffer."""
+    for node, signal in evidence.parameters():
+        if signal.non_finite:
+            seen = f"{signal.non_finite:.2%} of the values are not finite"
+            yield finding("F104", Severity.ERROR, node.name, seen, edits=evidence.redraw(node.name))
+    for buffer in evidence.signals.buffers:
+        if buffer.not_a_number:
+            yield finding("F104", Severity.ERROR, buffer.name, f"{buffer.not_a_number:.2%} of a buffer is not a number")
+
+
+@register(
+    "F105",
+    "uninitialized memory",
+    why="the values are what the memory held before: a different model on every run",
+    threshold=f"a value over 2²³ (it erases what of unit size is added to it), or over {SUBNORMAL:.1%} subnormal",
+    remedy="draw it anew",
+)
+def uninitialized(evidence: Evidence) -> Iterator[Finding]:
+    """Absurdly large values, or subnormal ones."""
+    for node, signal in evidence.parameters():
+        largest = max(abs(signal.min), abs(signal.max))
+        wide = signal.dtype != "float16"
+        if largest > ERASING:
+            seen = f"values up to {largest:.3g}"
+        elif wide and signal.subnormal > SUBNORMAL:
+            seen = f"{signal.subnormal:.1%} of the values are subnormal; the largest is {largest:.3g}"
+        else:
+            continue
+        yield finding("F105", Severity.ERROR, node.name, seen, edits=evidence.redraw(node.name))
+
+
+@register(
+    "F106",
+    "outliers",
+    why="single weights outweigh the rest of their unit, and quantization and low precision lose the others",
+    threshold=f"{SIGMAS:g} standard deviations from the median, where a normal law has 1.5·10⁻²³; an error when the "
+    "outlier outweighs all others of its unit together: √fan_in standard deviations",
+    remedy="draw it anew by a law without such tails",
+    source="pytorch/pytorch#155588",
+)
+def outliers(evidence: Evidence) -> Iterator[Finding]:
+    """Values far outside of the bulk."""
+    for node, signal in evidence.drawn():
+        distance = _distance(node, signal)
+        if distance > SIGMAS and max(abs(signal.min), abs(signal.max)) <= ERASING:
+            heavy = distance > math.sqrt(max(node.fans.fan_in, 1.0)) and node.role != Role.EMBEDDING
+            severity = Severity.ERROR if heavy else Severity.WARNING
+            seen = f"a value {distance:.0f} standard deviations from the median"
+            yield finding("F106", severity, node.name, seen, edits=evidence.redraw(node.name))
+
+
+def _distance(node: ParameterNode, signal: ParameterSignal) -> float:
+    """In units of the widest block's std where blocks differ; 0 where too many zeros leave no bulk."""
+    if signal.zero > 0.25 or signal.constant:
+        return 0.0
+    widest = max((block.std for block in signal.blocks), default=0.0)
+    if widest:
+        return min(signal.outlier, max(abs(signal.min), abs(signal.max)) / widest)
+    return signal.outlier
+
+
+@register(
+    "F107",
+    "a part that was never written",
+    why="units whose weights are zero compute nothing, and learn late or never",
+    threshold="at least 2 whole rows are zero while others are drawn, and they are no named block",
+    remedy="draw the whole tensor",
+    source="mosaicml/llm-foundry#1820",
+)
+def partly_written(evidence: Evidence) -> Iterator[Finding]:
+    """Rows of zeros beside rows that were drawn."""
+    for node, signal in evidence.drawn():
+        if zero_rows(node, signal) >= 2:
+            share = signal.zero
+            seen = f"{share:.0%} of the values are exactly zero, in whole rows"
+            yield finding("F107", Severity.ERROR, node.name, seen, edits=evidence.redraw(node.name))
+
+
+def zero_rows(node: ParameterNode, signal: ParameterSignal) -> int:
+    """How many rows are zero, when rows of zeros explain both the zeros and the duplicates; else 0."""
+    rows = math.prod(node.shape[axis] for axis in (*node.axes.out_axis, *node.axes.batch_axis)) if node.shape else 0
+    if node.role == Role.EMBEDDING:
+        rows = node.shape[0]
+    zeros = round(signal.zero * rows)
+    if (
+        not 2 <= zeros < rows
+        or abs(signal.zero * rows - zeros) > 0.02
+        or any(block.std == 0 for block in signal.blocks)
+    ):
+        return 0
+    return zeros if abs(signal.duplicate_rows * rows - (zeros - 1)) < 0.5 else 0

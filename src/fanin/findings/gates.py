@@ -1,0 +1,43 @@
+"""The biases of recurrent gates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from fanin.diagnoses import Edit, Finding, Severity
+from fanin.findings.evidence import Evidence
+from fanin.findings.registry import finding, register
+from fanin.graph import Role
+from fanin.schemes import Ones, Packed, Scheme, Zeros
+
+SHUT = -0.5
+"""σ(-½) = 0.38: each step then loses more than half of the memory."""
+OPEN = 0.5
+"""σ(½) = 0.62: under it a memory's half-life is one step."""
+
+
+@register(
+    "F206",
+    "a forget gate that does not start open",
+    why="the memory loses a share of itself at every step, and with it the gradient of what was long ago",
+    threshold=f"the two forget biases together under {SHUT:g}, where each step loses over half; a note under {OPEN:g}",
+    remedy="1 for the forget gate on one of torch's two biases, 0 for the rest",
+    source="Jozefowicz et al. 2015; Gers et al. 2000",
+)
+def forget_gate(evidence: Evidence) -> Iterator[Finding]:
+    """The sum of the forget biases of each LSTM."""
+    for node, signal in evidence.parameters():
+        names = {block.name for block in node.axes.blocks}
+        forget = signal.block("f")
+        if node.role != Role.BIAS or not {"i", "f", "g", "o"} <= names or forget is None or "bias_hh" in node.name:
+            continue
+        other = node.name.replace("bias_ih", "bias_hh")
+        pair = other if other != node.name and other in evidence.graph else None
+        second = evidence.signals.parameter(pair).block("f") if pair else None
+        total = forget.mean + (second.mean if second else 0.0)
+        if total >= OPEN:
+            continue
+        severity = Severity.WARNING if total < SHUT else Severity.NOTE
+        scheme: Scheme = Packed.of({name: Ones() if name == "f" else Zeros() for name in names})
+        edits = [Edit(node.name, scheme)] + ([Edit(pair, Zeros())] if pair else [])
+        yield finding("F206", severity, node.name, f"the forget gate's biases sum to {total:.3g}", edits=edits)

@@ -1,0 +1,169 @@
+"""Values that contradict a parameter's role: parametrizations, padding, ties, norms, positions, biases."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from fanin.diagnoses import Edit, Finding, Severity
+from fanin.findings.evidence import Evidence, varying
+from fanin.findings.registry import finding, register
+from fanin.graph import ParameterNode, Role
+from fanin.observations import Kind, LayerSignal, ParameterSignal
+from fanin.schemes import Normal, Ones, Zeros
+
+HIDDEN = 0.05
+"""Of the weight that is used: more than any rounding of the norm's quotient."""
+
+
+@register(
+    "F202",
+    "a parametrization that hides what was set",
+    why="the layer computes its weight anew from other parameters, so that what was written has no effect",
+    threshold=f"the weight that was set differs from the one in use by over {HIDDEN:.0%} of it",
+    remedy="set the parameters that it is computed from, or initialize before the parametrization",
+    source="jik876/hifi-gan#145",
+)
+def hidden_weight(evidence: Evidence) -> Iterator[Finding]:
+    """A weight that was set in vain."""
+    for hidden in evidence.hidden:
+        if hidden.off > HIDDEN * hidden.used:
+            seen = f"{hidden.name} was set to RMS {hidden.was_set:.3g}; the layer uses one of RMS {hidden.used:.3g}"
+            yield finding("F202", Severity.ERROR, hidden.source, seen)
+
+
+@register(
+    "F203",
+    "a padding row that is not zero",
+    why="padding then changes the result, and its gradient is masked, so that it stays",
+    threshold="any value but zero",
+    remedy="zero the row, which every fanin plan does",
+    source="torch.nn.Embedding",
+)
+def padding_row(evidence: Evidence) -> Iterator[Finding]:
+    """A padding row with values."""
+    for node, signal in evidence.parameters():
+        if node.padding_row is not None and signal.padding_rms:
+            seen = f"row {node.padding_row} has RMS {signal.padding_rms:.3g}"
+            edit = Edit(node.name, Normal(signal.std) if math.isfinite(signal.std) else evidence.scheme(node.name))
+            yield finding("F203", Severity.WARNING, node.name, seen, edits=(edit,))
+
+
+@register(
+    "F204",
+    "one weight, two uses in conflict",
+    why="an embedding may be of unit scale, the output layer that shares its matrix may not: its logits are √width "
+    "times larger",
+    threshold="logits of RMS over √(2 ln classes), at which they cost as much as knowing nothing",
+    remedy="draw the shared matrix at 1/√width, and scale the embedding's output if it must be larger",
+    source="pytorch/pytorch#3121",
+)
+def tied_conflict(evidence: Evidence) -> Iterator[Finding]:
+    """A matrix that is both embedding and output."""
+    for node, signal in evidence.parameters():
+        readers = evidence.signals.readers(node.name)
+        heads = [layer for layer in readers if layer.kind == Kind.WEIGHT]
+        if node.role != Role.EMBEDDING or not heads or not any(layer.kind == Kind.EMBEDDING for layer in readers):
+            continue
+        limit = math.sqrt(2 * math.log(max(node.shape[0], 2)))
+        if heads[-1].rms > limit:
+            seen = f"std {signal.std:.3g} over width {node.shape[1]} makes logits of RMS {heads[-1].rms:.3g}"
+            severity = Severity.ERROR if heads[-1].rms > 2 * limit else Severity.WARNING
+            edit = Edit(node.name, Normal(1 / math.sqrt(node.shape[1])))
+            yield finding("F204", severity, node.name, seen, edits=(edit,))
+
+
+@register(
+    "F205",
+    "a norm's scale that is not one",
+    why="the scale multiplies every normalized value: drawn like a weight it shuts units off and flips them",
+    threshold="a mean outside of ½ … 2, more than an activation's gain asks for, or values on both sides of zero; zero "
+    "is right for the last scale of a residual branch, and where the model adds one to it",
+    remedy="set it to one",
+    source="Goyal et al. 2017 (arXiv:1706.02677) for the intended zero",
+)
+def norm_scale(evidence: Evidence) -> Iterator[Finding]:
+    """Scales that were drawn, or are far from one."""
+    for node, signal in evidence.parameters():
+        if node.role != Role.NORM_SCALE or node.name in evidence.norms or signal.non_finite:
+            continue
+        if 0.5 <= signal.mean <= 2 and signal.min > 0:
+            continue
+        if _one_is_added(evidence, node, signal):
+            continue
+        crossing = signal.min < 0 < signal.max and abs(signal.mean) < 2 * signal.std
+        severity = Severity.ERROR if crossing or not signal.rms else Severity.WARNING
+        seen = f"mean {signal.mean:.3g}, std {signal.std:.3g}"
+        yield finding("F205", severity, node.name, seen, edits=(Edit(node.name, Ones()),))
+
+
+def _one_is_added(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> bool:
+    """Whether the norm's output is of unit size although the scale is not: the model computes ``1 + scale``."""
+    if "add" in " ".join(node.reparametrized):
+        return True
+    readers = evidence.signals.readers(node.name)
+    return bool(readers) and signal.rms < 0.5 and all(layer.rms > 0.5 for layer in readers)
+
+
+RATIO = 10.0
+"""A part ten times smaller has a hundredth of the variance of the sum."""
+LOST = 200.0
+"""A part this much smaller is near bfloat16's relative step (2⁻⁸ = 1/256): adding it changes next to nothing."""
+
+
+@register(
+    "F207",
+    "embeddings at odds with what they are added to",
+    why="the smaller part of the sum is lost beside the larger: tokens, or where they stand, cannot be seen",
+    threshold=f"a position over {RATIO:g} times as large as what it is added to (a hundredth of the variance is left), "
+    f"or under 1/{LOST:g} of it (bfloat16 rounds it away); zero positions are a choice",
+    remedy="give both the same standard deviation",
+    source="classic: position and token embeddings of one scale (Radford et al. 2018)",
+)
+def odd_sum(evidence: Evidence) -> Iterator[Finding]:
+    """A position embedding that drowns, or drowns in, what it is added to."""
+    positions = [(n, s) for n, s in evidence.parameters() if n.role == Role.POSITION and s.rms and not s.non_finite]
+    for node, signal in positions:
+        for layer in evidence.signals.readers(node.name):
+            other = _other(evidence, layer, signal)
+            if other and (signal.rms > RATIO * other or signal.rms * LOST < other):
+                seen = f"RMS {signal.rms:.3g} is added to RMS {other:.3g}"
+                edit = Edit(node.name, Normal(other))
+                yield finding("F207", Severity.WARNING, node.name, seen, edits=(edit,))
+                break
+
+
+def _other(evidence: Evidence, layer: LayerSignal, signal: ParameterSignal) -> float:
+    """The RMS of what a position is added to: the sum's other part, or the tokens of the same model."""
+    if layer.kind == Kind.SUM:
+        return math.sqrt(max(layer.rms**2 - signal.rms**2, 1e-4 * layer.rms**2))
+    tokens = [other for other in evidence.signals.of_kind(Kind.EMBEDDING) if other.index != layer.index]
+    return tokens[0].rms if layer.kind == Kind.EMBEDDING and tokens else 0.0
+
+
+DROWNED = 5.0
+"""Then what differs between inputs has under 4 % of the variance."""
+SHIFTED = frozenset({"softplus", "sigmoid", "hardsigmoid", "exp", "logsigmoid"})
+"""Activations before which a large bias is a choice: rates, gates, priors."""
+
+
+@register(
+    "F208",
+    "a bias that drowns the signal",
+    why="the layer puts out its bias whatever it is given",
+    threshold=f"over {DROWNED:g} times what differs between inputs; gates, rates and output layers are left out",
+    remedy="start biases at zero",
+    source="He et al. 2015, section 2.2",
+)
+def large_bias(evidence: Evidence) -> Iterator[Finding]:
+    """Biases far larger than the signal that they are added to."""
+    for node, signal in evidence.parameters():
+        gates = node.axes.blocks or node.activation in SHIFTED
+        if node.role != Role.BIAS or gates or node.output or signal.rms < 0.5:
+            continue
+        for layer in evidence.signals.readers(node.name):
+            moving = varying(layer)
+            if layer.kind == Kind.WEIGHT and moving and signal.rms > DROWNED * moving:
+                seen = f"RMS {signal.rms:.3g}; what differs between inputs has RMS {moving:.3g}"
+                yield finding("F208", Severity.WARNING, node.name, seen, edits=(Edit(node.name, Zeros()),))
+                break

@@ -1,0 +1,171 @@
+"""Weights whose scale contradicts what they contract."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from fanin.diagnoses import Edit, Finding, Severity
+from fanin.findings.evidence import Evidence, weight_rms
+from fanin.findings.registry import finding, register
+from fanin.graph import ParameterNode, Role
+from fanin.observations import BlockSignal, ParameterSignal
+from fanin.schemes import Scheme
+
+LARGE = 5.0
+"""Over the recommended scale. The gains that activations ask for lie between 1 and 2.4 (softsign; 4.8 for a centred
+sigmoid): a weight five times over its own is scaled for no activation."""
+VERY_LARGE = 25.0
+"""`LARGE` squared: as two layers, each at the line."""
+SMALL = 1 / 32
+"""Under the recommended scale: a weight that hands on a thousandth of the power, in a place where nothing makes up
+for it. Small starts are common (0.02 at any width, small heads), so the line is far out."""
+CONFUSED = 1.9
+"""With a known wrong fan that the scale agrees with, a factor of two is no accident."""
+AGREES = 0.03
+"""How near a std must be to a candidate; the sampling error of 2,000 normal values is 1.6 %."""
+
+
+@register(
+    "F201",
+    "a weight whose scale contradicts its true fans",
+    why="every unit's input is the sum over its true fan_in: with another number the signal shrinks or grows here",
+    threshold=f"{LARGE:g} times over what the auto recipe gives, or under 1/{1 / SMALL:g} of it, where no norm makes "
+    f"up for it; a factor of {CONFUSED:g} when the std is exactly that of a known misreading of the fans",
+    remedy="draw it by its true fans",
+    source="pytorch/pytorch#23854",
+)
+def wrong_scale(evidence: Evidence) -> Iterator[Finding]:
+    """Standard deviations far from the recommended one."""
+    for node, signal in evidence.parameters():
+        if not _judged(node, signal):
+            continue
+        for words, ratio, fans_in in _ratios(evidence, node, signal):
+            found = _judge(node, ratio, fans_in, signal)
+            if found is not None:
+                severity, cause = found
+                edits: tuple[Edit, ...] = evidence.redraw(node.name)
+                yield finding("F201", severity, node.name, f"{words}{cause}", edits=edits)
+                break
+
+
+def _judged(node: ParameterNode, signal: ParameterSignal) -> bool:
+    weight = node.is_weight and not node.feedback and signal.elements >= 16 and not signal.non_finite
+    parametrized = bool(node.reparametrized) and signal.effective_std is None
+    return weight and not parametrized and weight_rms(signal) > 0
+
+
+def _ratios(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> Iterator[tuple[str, float, float]]:
+    """For the weight, or each of its blocks: words, measured over recommended RMS, and fan_in."""
+    row = evidence.recommended[node.name]
+    if row.kept:
+        return
+    if not node.axes.blocks:
+        want = _target(node, row.expected.std)
+        have = weight_rms(signal)
+        yield f"RMS {have:.3g} where its fans ask for {want:.3g}", have / want if want else 1.0, node.fans.fan_in
+        return
+    fans = node.axes.block_fans(node.shape)
+    for block in signal.blocks:
+        want, have = row.block_std.get(block.name, 0.0), _rms(block)
+        if want and have:
+            words = f"block {block.name}: RMS {have:.3g} where its fans ask for {want:.3g}"
+            yield words, have / want, fans[block.name].fan_in
+
+
+def _target(node: ParameterNode, std: float) -> float:
+    """An output layer may be anything up to gain 1; a residual branch's last weight is judged without its depth."""
+    if node.output or node.residual_last:
+        return 1 / math.sqrt(max(node.fans.fan_in, 1.0))
+    return std
+
+
+def _rms(block: BlockSignal) -> float:
+    return math.hypot(block.mean, block.std)
+
+
+def _judge(node: ParameterNode, ratio: float, fan_in: float, signal: ParameterSignal) -> tuple[Severity, str] | None:
+    cause = misread(node, signal) if max(ratio, 1 / ratio) >= CONFUSED else ""
+    normed = node.norm_after
+    if ratio > LARGE:
+        severity = Severity.NOTE if normed else Severity.ERROR if ratio > VERY_LARGE else Severity.WARNING
+        return severity, cause
+    # What lies in a branch, or at the end, may be small: the stream carries the signal past it.
+    free = node.stream is not None or node.output or node.tamed_by or normed
+    if ratio < SMALL and not free:
+        return Severity.WARNING, cause
+    if cause:
+        drawn = node.default is not None and _is_default(node, signal)
+        return (Severity.NOTE if free or drawn else Severity.WARNING), cause
+    return None
+
+
+def _is_default(node: ParameterNode, signal: ParameterSignal) -> bool:
+    assert node.default is not None
+    return _near(signal.std, node.default.expected(node.fans, node.shape, node.axes).std, signal)
+
+
+def misread(node: ParameterNode, signal: ParameterSignal) -> str:
+    """The known misreading of the fans that a std agrees with, in words; empty when it agrees with a right one.
+
+    Candidates are He's, Xavier's and LeCun's variances, with fans read as ``torch.nn.init`` reads them from the shape,
+    with in and out exchanged, or with the kernel's area left out.
+    """
+    shape = node.shape
+    if len(shape) < 2:
+        return ""
+    area = math.prod(shape[2:])
+    fans = node.fans
+    right = {fans.fan_in, fans.fan_out}
+    if any(_near(signal.std, std, signal) for std in _variances(fans.fan_in, fans.fan_out)):
+        return ""
+    readings = {
+        "the fans that torch.nn.init reads from its shape": (shape[1] * area, shape[0] * area),
+        "in and out exchanged": (fans.fan_out, fans.fan_in),
+        "fans without the kernel's area": (shape[1], shape[0]),
+    }
+    for words, (first, second) in readings.items():
+        if {float(first), float(second)} != right and any(
+            _near(signal.std, std, signal) for std in _variances(first, second)
+        ):
+            return f"; it agrees with {words}, {first:g} and {second:g}, where the true ones are {_pair(fans)}"
+    return ""
+
+
+def _pair(fans: tuple[float, float]) -> str:
+    return f"{fans[0]:g} and {fans[1]:g}"
+
+
+def _variances(fan_in: float, fan_out: float) -> Iterator[float]:
+    for scale in (1 / 3, 1.0, 2.0):
+        for fan in (fan_in, fan_out, (fan_in + fan_out) / 2):
+            yield math.sqrt(scale / max(fan, 1.0))
+
+
+def _near(std: float, candidate: float, signal: ParameterSignal) -> bool:
+    error = max(AGREES, 4 / math.sqrt(2 * signal.elements))
+    return abs(std / candidate - 1) < min(error, 0.1)
+
+
+@register(
+    "F209",
+    "packed matrices drawn as one",
+    why="Xavier's rule on a packed tensor counts the rows of all blocks as one fan_out, so that each block gets less "
+    "than its share: √2 for packed queries, keys and values",
+    threshold="a std that agrees, within sampling, with Xavier for the whole tensor and not for its blocks",
+    remedy="draw each block by its own fans",
+    source="pytorch/pytorch#166378",
+)
+def packed_as_one(evidence: Evidence) -> Iterator[Finding]:
+    """Xavier over a packed tensor."""
+    for node, signal in evidence.parameters():
+        if node.role is not Role.LINEAR or len(node.axes.blocks) < 2 or len(node.shape) != 2:
+            continue
+        together = math.sqrt(2 / (node.shape[0] + node.shape[1]))
+        if (
+            _near(signal.std, together, signal)
+            and len({round(block.std / together, 1) for block in signal.blocks}) == 1
+        ):
+            seen = f"std {signal.std:.3g} is Xavier's for {node.shape[0]}×{node.shape[1]} as one matrix"
+            scheme: Scheme = evidence.scheme(node.name)
+            yield finding("F209", Severity.NOTE, node.name, seen, edits=(Edit(node.name, scheme),))

@@ -1,0 +1,77 @@
+"""Units that do nothing: dead, saturated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from fanin.diagnoses import Edit, Finding, Severity
+from fanin.findings.evidence import Evidence
+from fanin.findings.registry import finding, register
+from fanin.graph import Role
+from fanin.observations import Kind, LayerSignal
+from fanin.schemes import Zeros
+
+FEW = 8
+"""With fewer values seen of each unit, chance alone makes one in 2⁸ look dead, and more with correlated samples."""
+MOSTLY_DEAD = 0.9
+SATURATED = 0.5
+"""Half of the slopes under a twentieth of the largest: a centred tanh needs inputs of std 3.2 for that."""
+BOUNDED = ("tanh", "sigmoid", "softsign", "hardtanh", "erf", "atan", "arctan")
+"""Activations that are flat on both sides; a ReLU is flat on one by design."""
+FULL = 0.9
+"""A state of RMS 0.9 in (-1, 1): tanh has slope 0.19 there, and less for most units."""
+
+
+@register(
+    "F303",
+    "dead units",
+    why="a unit that is zero for every input passes no gradient and does not come back",
+    threshold="over half of the units and three standard errors more: a symmetric law leaves at most half of them "
+    f"dead, however alike the inputs are; an error over {MOSTLY_DEAD:.0%}",
+    remedy="zero the biases and draw the weights around zero",
+    source="classic: dying ReLU (Lu et al. 2020, arXiv:1903.06733)",
+)
+def dead_units(evidence: Evidence) -> Iterator[Finding]:
+    """Activations most of whose units are zero for everything."""
+    for layer in evidence.signals.of_kind(Kind.ACTIVATION):
+        if layer.dead is None or layer.seen < FEW or not evidence.finite:
+            continue
+        units = max(layer.shape[1] if len(layer.shape) > 3 else layer.shape[-1], 1)
+        if layer.dead > 0.5 + 1.5 / math.sqrt(units) or layer.dead > MOSTLY_DEAD:
+            severity = Severity.ERROR if layer.dead > MOSTLY_DEAD else Severity.WARNING
+            seen = f"{layer.dead:.0%} of the units are zero for all {layer.seen} values seen"
+            yield finding("F303", severity, layer.name, seen, edits=_before(evidence, layer))
+
+
+@register(
+    "F304",
+    "saturated units",
+    why="where an activation is flat, no gradient passes",
+    threshold=f"over {SATURATED:.0%} of the slopes under a twentieth of the largest (inputs of std 3 before a tanh); "
+    f"an error over {MOSTLY_DEAD:.0%}; for a recurrent state an RMS over {FULL:g} of its range",
+    remedy="lower the gain of the weight before it, and zero its bias",
+    source="Glorot and Bengio 2010, section 3",
+)
+def saturated_units(evidence: Evidence) -> Iterator[Finding]:
+    """Activations that are mostly flat where they are used."""
+    for layer in evidence.signals.of_kind(Kind.ACTIVATION):
+        share = layer.saturated
+        if share is not None and any(name in layer.target for name in BOUNDED) and share > SATURATED:
+            severity = Severity.ERROR if share > MOSTLY_DEAD else Severity.WARNING
+            seen = f"{share:.0%} of the values lie where the activation is flat"
+            yield finding("F304", severity, layer.name, seen, edits=_before(evidence, layer))
+    for layer in evidence.signals.of_kind(Kind.RECURRENT):
+        if "relu" not in layer.target and FULL < layer.rms <= 1:
+            seen = f"the state has RMS {layer.rms:.3g} in a range of ±1"
+            yield finding("F304", Severity.WARNING, layer.name, seen, edits=evidence.redraw(*layer.weights))
+
+
+def _before(evidence: Evidence, layer: LayerSignal) -> tuple[Edit, ...]:
+    """Edits of the last weight before an activation, and of its bias."""
+    for earlier in reversed(evidence.signals.layers[: layer.index]):
+        if earlier.kind == Kind.WEIGHT and earlier.weights:
+            weights = [name for name in earlier.weights if evidence.graph[name].is_weight]
+            biases = [name for name in earlier.weights if evidence.graph[name].role == Role.BIAS]
+            return (*evidence.redraw(*weights), *(Edit(name, Zeros()) for name in biases))
+    return ()
