@@ -10,6 +10,7 @@ followed by relu: gain 1.4142, fan_in 64
 from fanin import gains, guide, recipes, reports, schemes
 from fanin.applying import apply
 from fanin.comparison import compare
+from fanin.deferral import deferred
 from fanin.drawing import fill_
 from fanin.errors import FaninError
 from fanin.fans import Axes, Block, Fans
@@ -38,6 +39,7 @@ __all__ = [
     "Verification",
     "apply",
     "compare",
+    "deferred",
     "fans_of",
     "fill_",
     "gains",
