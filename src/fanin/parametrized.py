@@ -246,4 +246,6 @@ def _refusal(scheme: Scheme, entry: NamedParameter, why: str) -> ApplyError:
     keep = f"plan.keep({entry.name!r})"
     given = f"{scheme.label} for {entry.weight_name}, which is parametrized by {', '.join(kinds)}"
     written = f"plan.replace({entry.name!r}, {instead}), or {keep}" if instead else keep
+    if entry.weight.hook is not None:
+        written = f"torch.nn.utils.parametrizations.{kinds[0]} in place of torch.nn.utils.{kinds[0]}, or {keep}"
     return ApplyError(compose(given, needed, f"the parametrization {why}", written))

@@ -51,6 +51,7 @@ def require_fit(scheme: Scheme, site: Site) -> None:
         require_matrix(scheme, site)
     site.axes.fans(site.shape)
     _require_all_rows(site)
+    _require_all_blocks(scheme, site)
     for part, piece in parts(scheme, site):
         if part.elementwise:
             law_of(part.resolve(piece.axes.fans(piece.shape)))
@@ -88,6 +89,22 @@ def _require_all_rows(site: Site) -> None:
                 f"each of the {site.shape[axis]} rows in one block",
                 "a row in no block would not be written",
                 "fanin.Axes(blocks=…) with all rows",
+            )
+        )
+
+
+def _require_all_blocks(scheme: Scheme, site: Site) -> None:
+    if not isinstance(scheme, Packed):
+        return
+    given = {name for name, part in scheme.parts if not isinstance(part, Keep)}
+    missing = [block.name for block in site.axes.blocks if block.name not in given]
+    if missing or not site.axes.blocks:
+        raise SchemeError(
+            compose(
+                f"{scheme.label} for {site.name!r}, without values for block {', '.join(missing) or 'any'}",
+                "a scheme that draws values for each block, and a packed parameter",
+                "a packed parameter is written whole",
+                "fanin.schemes.Packed.of(…) with all blocks, or plan.keep(…) for the whole",
             )
         )
 
