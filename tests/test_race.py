@@ -11,7 +11,7 @@ import pytest
 
 from fanin.errors import InputsError
 from fanin.race import Comparison, Run, Start, Verdict
-from fanin.race.standings import judge
+from fanin.race.standings import best_lr, judge
 
 CHANCE = math.log(10)
 
@@ -78,6 +78,13 @@ def test_each_recipe_is_judged_at_its_own_best_learning_rate(comparison: Compari
 )
 def test_thresholds_are_where_the_definitions_say(loss: float, best: float, verdict: Verdict) -> None:
     assert judge(loss, CHANCE, best) is verdict
+
+
+def test_one_lucky_seed_does_not_choose_the_learning_rate() -> None:
+    lucky = runs_of("he", {0.01: [0.5, 0.5, 0.5], 0.1: [0.1, 2.0, 2.0]})
+    assert {run.lr for run in best_lr(lucky)} == {0.01}
+    unlucky = runs_of("he", {0.01: [0.5, 0.5, 0.5], 0.1: [0.1, 0.1, math.inf]})
+    assert {run.lr for run in best_lr(unlucky)} == {0.1}
 
 
 def test_final_loss_is_the_mean_of_the_last_tenth() -> None:
