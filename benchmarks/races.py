@@ -108,9 +108,7 @@ def main() -> None:
         STORE.write_text(json.dumps({**record, "torch": torch.__version__, "tasks": results}, indent=1) + "\n")
 
 
-def race(
-    pool: multiprocessing.pool.Pool, index: int, task: Task, recipes: list[str], seeds: int
-) -> dict[str, object]:
+def race(pool: multiprocessing.pool.Pool, index: int, task: Task, recipes: list[str], seeds: int) -> dict[str, object]:
     rates = RATES[task.optimizer]
     jobs = [(index, recipe, rate, seed) for recipe in recipes for rate in rates for seed in range(seeds)]
     losses = dict(zip(jobs, pool.map(run, jobs, chunksize=1), strict=True))
