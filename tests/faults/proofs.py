@@ -223,6 +223,17 @@ def alike(module: str, least: float) -> Proof:
     return prove
 
 
+def positions_alike(module: str, least: float) -> Proof:
+    """The positions of one sequence come out nearly the same, though they went in different."""
+
+    def prove(case: Case) -> None:
+        (output,) = outputs_of(case, module)
+        assert min(cosine(sequence) for sequence in output) >= least
+        assert max(cosine(sequence) for sequence in case.inputs) < 0.5
+
+    return prove
+
+
 def off(name: str, factor: float, right: float) -> Proof:
     """A weight's standard deviation is wrong by at least a factor, given the right one for its true fans."""
 

@@ -43,7 +43,7 @@ def _hidden(module: str) -> Proof:
     return prove
 
 
-@fault("F202", "0*", "jik876/hifi-gan#145: initialization after weight_norm", _hidden("0"))
+@fault("F202", "0*", "jik876/hifi-gan#145: initialization after weight_norm", _hidden("0"), fixable=False)
 def init_after_weight_norm() -> Case:
     layer = _old_weight_norm(nn.Linear(16, 32))
     with torch.no_grad():
@@ -51,7 +51,7 @@ def init_after_weight_norm() -> Case:
     return Case(nn.Sequential(layer, nn.ReLU(), nn.Linear(32, 4)), floats(16, 16))
 
 
-@fault("F202", "0*", "NVIDIA/DeepLearningExamples#1331: zeros behind weight_norm", _hidden("0"))
+@fault("F202", "0*", "NVIDIA/DeepLearningExamples#1331: zeros behind weight_norm", _hidden("0"), fixable=False)
 def zeros_behind_weight_norm() -> Case:
     layer = _old_weight_norm(nn.Conv1d(4, 8, 3))
     with torch.no_grad():

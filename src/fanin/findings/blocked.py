@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fanin.diagnoses import Finding, Severity
-from fanin.findings.evidence import Evidence
+from fanin.findings.evidence import BESIDE, Evidence
 from fanin.findings.registry import finding, register
-from fanin.graph import ParameterNode, Role
+from fanin.graph import ParameterNode
 from fanin.observations import ParameterSignal
-
-BESIDE = frozenset({Role.BIAS, Role.NORM_SHIFT, Role.POSITION, Role.TOKEN})
-"""Their zeros block nothing."""
 
 
 @register(

@@ -9,7 +9,7 @@ from statistics import median
 from fanin import meanfield
 from fanin.diagnoses import Finding, Severity
 from fanin.errors import FaninError
-from fanin.findings.depth import _hidden, _weights
+from fanin.findings.depth import chain_weights, hidden_chain
 from fanin.findings.evidence import DEPTH_SCALES, FAR, Evidence
 from fanin.findings.registry import finding, register
 from fanin.observations import Kind, LayerSignal
@@ -41,7 +41,7 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
             continue
         severity = Severity.ERROR if end * FAR**2 < first else Severity.WARNING
         seen = f"1 - cosine between {what} falls from {first:.3g} to {max(end, 0):.2g}{_theory(evidence)}"
-        edits = evidence.redraw(*_weights(evidence)) if evidence.plain else ()
+        edits = evidence.redraw(*chain_weights(evidence)) if evidence.plain else ()
         yield finding("F305", severity, layers[-1].name, seen, edits=edits)
         return
 
@@ -61,7 +61,7 @@ def _theory(evidence: Evidence) -> str:
 
 def _fixed_point(evidence: Evidence) -> meanfield.FixedPoint | None:
     """What mean-field theory says of a plain net of one activation, at its measured gain."""
-    hidden = _hidden(evidence)
+    hidden = hidden_chain(evidence)
     names = {evidence.graph[layer.weights[0]].activation for layer in hidden}
     gains = [gain for gain in map(evidence.gain, hidden) if gain]
     if not evidence.plain or len(names) != 1 or not gains:
@@ -85,10 +85,10 @@ def _fixed_point(evidence: Evidence) -> meanfield.FixedPoint | None:
 def chaos(evidence: Evidence) -> Iterator[Finding]:
     """Plain nets deep in the chaotic phase."""
     fixed = _fixed_point(evidence)
-    hidden: list[LayerSignal] = _hidden(evidence)
+    hidden: list[LayerSignal] = hidden_chain(evidence)
     if fixed is None or fixed.phase != "chaotic" or len(hidden) < 3:
         return
     growth = math.log(max(fixed.gradient_growth(len(hidden)), 1e-300))
     if growth > 2 * DEPTH_SCALES:
         seen = f"{len(hidden)} layers in the chaotic phase: theory's gradient grows e^{growth / 2:.1f} times"
-        yield finding("F306", Severity.WARNING, hidden[0].name, seen, edits=evidence.redraw(*_weights(evidence)))
+        yield finding("F306", Severity.WARNING, hidden[0].name, seen, edits=evidence.redraw(*chain_weights(evidence)))

@@ -31,7 +31,7 @@ def vanishing(evidence: Evidence) -> Iterator[Finding]:
     if not evidence.plain or not evidence.finite:
         return
     start = _start(evidence)
-    hidden = _hidden(evidence)
+    hidden = hidden_chain(evidence)
     if not start or len(hidden) < 2:
         return
     smallest = min(hidden, key=varying)
@@ -39,7 +39,7 @@ def vanishing(evidence: Evidence) -> Iterator[Finding]:
     if ratio * LINE < 1:
         severity = Severity.ERROR if ratio * FAR < 1 else Severity.WARNING
         seen = f"what differs between inputs has RMS {varying(smallest):.3g}, {ratio:.2g} of what the inputs have"
-        yield finding("F301", severity, smallest.name, seen, edits=evidence.redraw(*_weights(evidence)))
+        yield finding("F301", severity, smallest.name, seen, edits=evidence.redraw(*chain_weights(evidence)))
 
 
 def _swallowed(evidence: Evidence) -> Iterator[Finding]:
@@ -81,7 +81,7 @@ def exploding(evidence: Evidence) -> Iterator[Finding]:
     if ratio > LINE:
         severity = Severity.ERROR if ratio > FAR else Severity.WARNING
         seen = f"RMS {largest.rms:.3g}, {ratio:.3g} times the input's"
-        yield finding("F302", severity, largest.name, seen, edits=evidence.redraw(*_weights(evidence)))
+        yield finding("F302", severity, largest.name, seen, edits=evidence.redraw(*chain_weights(evidence)))
 
 
 def _start(evidence: Evidence, whole: bool = False) -> float:
@@ -95,7 +95,7 @@ def _start(evidence: Evidence, whole: bool = False) -> float:
     return 0.0
 
 
-def _hidden(evidence: Evidence) -> list[LayerSignal]:
+def hidden_chain(evidence: Evidence) -> list[LayerSignal]:
     """The chain without what only computes the output, scores or gates."""
     nodes = evidence.graph
     side = ("softmax_q", "softmax_k", "softmax", "sigmoid")
@@ -107,12 +107,14 @@ def _hidden(evidence: Evidence) -> list[LayerSignal]:
     return [layer for layer in evidence.chain if carries(layer)]
 
 
-def _weights(evidence: Evidence) -> list[str]:
+def chain_weights(evidence: Evidence) -> list[str]:
     """The weights of a plain chain; all are redrawn, since the fault is their product."""
     names = [name for layer in evidence.chain for name in layer.weights]
     nodes = (evidence.graph[name] for name in dict.fromkeys(names))
     trained = [node for node in nodes if not node.frozen and (node.is_weight or node.role == Role.BIAS)]
-    return [node.name for node in trained if weight_rms(evidence.signals.parameter(node.name))]
+    chain = [node.name for node in trained if weight_rms(evidence.signals.parameter(node.name))]
+    starts = [n.name for n, signal in evidence.parameters() if n.role == Role.EMBEDDING and signal.rms]
+    return [*starts, *chain]
 
 
 GROWTH = 3.0
@@ -134,7 +136,7 @@ def growing_stream(evidence: Evidence) -> Iterator[Finding]:
         if len(sums) < 2 or not sums[0].rms:
             continue
         first, last = sums[0], max(sums[1:], key=lambda layer: layer.rms)
-        start = max(first.rms, first.stream_start or 0.0)
+        start = max(first.rms, sums[1].rms if len(sums) > 3 else 0.0, first.stream_start or 0.0)
         growth = last.rms / start
         limit = GROWTH * math.sqrt(len(sums))
         if growth > limit:

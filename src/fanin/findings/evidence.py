@@ -24,6 +24,9 @@ FAR = math.exp(DEPTH_SCALES)
 DRAWN = frozenset({Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE, Role.RECURRENT, Role.EMBEDDING})
 """The roles whose values are drawn at random, each row for itself."""
 
+BESIDE = frozenset({Role.BIAS, Role.NORM_SHIFT, Role.POSITION, Role.TOKEN})
+"""The roles whose zeros block nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
@@ -99,8 +102,8 @@ class Evidence:
     @cached_property
     def intended_zeros(self) -> frozenset[str]:
         """The zero parameters that receive a gradient: they open at the first step, and are meant to."""
-        moving = (signal for _, signal in self.parameters() if signal.constant and not signal.rms and signal.grad_rms)
-        return frozenset(signal.name for signal in moving)
+        zeros = ((node, signal) for node, signal in self.parameters() if signal.constant and not signal.rms)
+        return frozenset(node.name for node, signal in zeros if node.role not in BESIDE and signal.grad_rms)
 
     @cached_property
     def zero_head(self) -> bool:

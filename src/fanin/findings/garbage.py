@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from fanin.diagnoses import Finding, Severity
+from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.evidence import Evidence
 from fanin.findings.registry import finding, register
 from fanin.graph import ParameterNode, Role
 from fanin.observations import ParameterSignal
+from fanin.schemes import Normal
 
 ERASING = 2.0**23
 """1/ε of float32: whatever of unit size is added to such a number is lost."""
@@ -58,12 +59,16 @@ def uninitialized(evidence: Evidence) -> Iterator[Finding]:
         yield finding("F105", Severity.ERROR, node.name, seen, edits=evidence.redraw(node.name))
 
 
+HALF, TWENTIETH = 0.5, 0.05
+"""Of the sum of squares: from half on, the outliers are the weight; a twentieth changes no unit's scale visibly."""
+
+
 @register(
     "F106",
     "outliers",
     why="single weights outweigh the rest of their unit, and quantization and low precision lose the others",
-    threshold=f"{SIGMAS:g} standard deviations from the median, where a normal law has 1.5·10⁻²³; an error when the "
-    "outlier outweighs all others of its unit together: √fan_in standard deviations",
+    threshold=f"{SIGMAS:g} standard deviations from the median, where a normal law has 1.5·10⁻²³; a note as long as "
+    f"outliers hold under {TWENTIETH:.0%} of the tensor's power, an error when they hold over half",
     remedy="draw it anew by a law without such tails",
     source="pytorch/pytorch#155588",
 )
@@ -72,10 +77,11 @@ def outliers(evidence: Evidence) -> Iterator[Finding]:
     for node, signal in evidence.drawn():
         distance = _distance(node, signal)
         if distance > SIGMAS and max(abs(signal.min), abs(signal.max)) <= ERASING:
-            heavy = distance > math.sqrt(max(node.fans.fan_in, 1.0)) and node.role != Role.EMBEDDING
-            severity = Severity.ERROR if heavy else Severity.WARNING
-            seen = f"a value {distance:.0f} standard deviations from the median"
-            yield finding("F106", severity, node.name, seen, edits=evidence.redraw(node.name))
+            bulk = max(abs(signal.min), abs(signal.max)) / distance
+            power = max(1 - (bulk / signal.rms) ** 2, 0.0)
+            severity = Severity.ERROR if power > HALF else Severity.WARNING if power > TWENTIETH else Severity.NOTE
+            seen = f"a value {distance:.0f} standard deviations from the median; outliers hold {power:.1%} of the power"
+            yield finding("F106", severity, node.name, seen, edits=(Edit(node.name, Normal(bulk)),))
 
 
 def _distance(node: ParameterNode, signal: ParameterSignal) -> float:

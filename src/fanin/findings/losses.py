@@ -9,6 +9,7 @@ from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.evidence import Evidence
 from fanin.findings.registry import finding, register
 from fanin.graph import Role
+from fanin.observations import Kind
 from fanin.schemes import Zeros
 
 
@@ -31,5 +32,8 @@ def first_loss(evidence: Evidence) -> Iterator[Finding]:
     biases = [Edit(node.name, Zeros()) for node in outputs if node.role == Role.BIAS]
     severity = Severity.ERROR if loss > 3 * uninformed else Severity.WARNING
     seen = f"the loss is {loss:.3g}; knowing nothing costs {uninformed:.3g}"
+    if not weights:
+        last = [name for layer in evidence.signals.of_kind(Kind.WEIGHT)[-1:] for name in layer.weights]
+        weights = [name for name in last if evidence.graph[name].role != Role.BIAS]
     edits = (*evidence.redraw(*weights), *biases)
     yield finding("F309", severity, weights[0] if weights else "", seen, edits=edits, places=weights[1:])

@@ -49,13 +49,17 @@ def padding_row(evidence: Evidence) -> Iterator[Finding]:
             yield finding("F203", Severity.WARNING, node.name, seen, edits=(edit,))
 
 
+TIED = 0.02
+"""GPT-2's: the logit of a token for itself is then 0.02·width at most, and that of any other 0.02·√width."""
+
+
 @register(
     "F204",
     "one weight, two uses in conflict",
     why="an embedding may be of unit scale, the output layer that shares its matrix may not: its logits are √width "
     "times larger",
     threshold="logits of RMS over √(2 ln classes), at which they cost as much as knowing nothing",
-    remedy="draw the shared matrix at 1/√width, and scale the embedding's output if it must be larger",
+    remedy="draw the shared matrix at 0.02, or 1/√width if that is less; an embedding may be scaled behind it",
     source="pytorch/pytorch#3121",
 )
 def tied_conflict(evidence: Evidence) -> Iterator[Finding]:
@@ -69,7 +73,7 @@ def tied_conflict(evidence: Evidence) -> Iterator[Finding]:
         if heads[-1].rms > limit:
             seen = f"std {signal.std:.3g} over width {node.shape[1]} makes logits of RMS {heads[-1].rms:.3g}"
             severity = Severity.ERROR if heads[-1].rms > 2 * limit else Severity.WARNING
-            edit = Edit(node.name, Normal(1 / math.sqrt(node.shape[1])))
+            edit = Edit(node.name, Normal(min(TIED, 1 / math.sqrt(node.shape[1]))))
             yield finding("F204", severity, node.name, seen, edits=(edit,))
 
 
@@ -158,7 +162,8 @@ SHIFTED = frozenset({"softplus", "sigmoid", "hardsigmoid", "exp", "logsigmoid"})
 def large_bias(evidence: Evidence) -> Iterator[Finding]:
     """Biases far larger than the signal that they are added to."""
     for node, signal in evidence.parameters():
-        gates = node.axes.blocks or node.activation in SHIFTED
+        # A bias of exactly one opens a gate: in spatial gating units and highways.
+        gates = node.axes.blocks or node.activation in SHIFTED or (signal.constant and signal.mean == 1)
         if node.role != Role.BIAS or gates or node.output or signal.rms < 0.5:
             continue
         for layer in evidence.signals.readers(node.name):

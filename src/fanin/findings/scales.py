@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from fanin.diagnoses import Edit, Finding, Severity
+from fanin.findings.depth import chain_weights
 from fanin.findings.evidence import Evidence, weight_rms
 from fanin.findings.registry import finding, register
 from fanin.graph import ParameterNode, Role
@@ -30,21 +31,21 @@ AGREES = 0.03
     "F201",
     "a weight whose scale contradicts its true fans",
     why="every unit's input is the sum over its true fan_in: with another number the signal shrinks or grows here",
-    threshold=f"{LARGE:g} times over what the auto recipe gives, or under 1/{1 / SMALL:g} of it, where no norm makes "
-    f"up for it; a factor of {CONFUSED:g} when the std is exactly that of a known misreading of the fans",
+    threshold=f"{LARGE:g} times over what the auto recipe gives, or under 1/{1 / SMALL:g} of it, in a net without "
+    f"norms and streams; a factor of {CONFUSED:g} when the std is exactly that of a known misreading of the fans",
     remedy="draw it by its true fans",
     source="pytorch/pytorch#23854",
 )
 def wrong_scale(evidence: Evidence) -> Iterator[Finding]:
     """Standard deviations far from the recommended one."""
     for node, signal in evidence.parameters():
-        if not _judged(node, signal):
+        if not (_judged(node, signal) or (evidence.plain and node.role == Role.EMBEDDING and signal.rms)):
             continue
-        for words, ratio, fans_in in _ratios(evidence, node, signal):
-            found = _judge(node, ratio, fans_in, signal)
+        for words, ratio in _ratios(evidence, node, signal):
+            found = _judge(node, ratio, signal, evidence.plain)
             if found is not None:
                 severity, cause = found
-                edits: tuple[Edit, ...] = evidence.redraw(node.name)
+                edits = evidence.redraw(*(chain_weights(evidence) if evidence.plain else (node.name,)))
                 yield finding("F201", severity, node.name, f"{words}{cause}", edits=edits)
                 break
 
@@ -55,22 +56,21 @@ def _judged(node: ParameterNode, signal: ParameterSignal) -> bool:
     return weight and not parametrized and weight_rms(signal) > 0
 
 
-def _ratios(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> Iterator[tuple[str, float, float]]:
-    """For the weight, or each of its blocks: words, measured over recommended RMS, and fan_in."""
+def _ratios(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> Iterator[tuple[str, float]]:
+    """For the weight, or each of its blocks: words, measured over recommended RMS."""
     row = evidence.recommended[node.name]
     if row.kept:
         return
     if not node.axes.blocks:
         want = _target(node, row.expected.std)
         have = weight_rms(signal)
-        yield f"RMS {have:.3g} where its fans ask for {want:.3g}", have / want if want else 1.0, node.fans.fan_in
+        yield f"RMS {have:.3g} where its fans ask for {want:.3g}", have / want if want else 1.0
         return
-    fans = node.axes.block_fans(node.shape)
     for block in signal.blocks:
         want, have = row.block_std.get(block.name, 0.0), _rms(block)
         if want and have:
             words = f"block {block.name}: RMS {have:.3g} where its fans ask for {want:.3g}"
-            yield words, have / want, fans[block.name].fan_in
+            yield words, have / want
 
 
 def _target(node: ParameterNode, std: float) -> float:
@@ -84,15 +84,15 @@ def _rms(block: BlockSignal) -> float:
     return math.hypot(block.mean, block.std)
 
 
-def _judge(node: ParameterNode, ratio: float, fan_in: float, signal: ParameterSignal) -> tuple[Severity, str] | None:
+def _judge(node: ParameterNode, ratio: float, signal: ParameterSignal, plain: bool) -> tuple[Severity, str] | None:
     cause = misread(node, signal) if max(ratio, 1 / ratio) >= CONFUSED else ""
     normed = node.norm_after
     if ratio > LARGE:
         severity = Severity.NOTE if normed else Severity.ERROR if ratio > VERY_LARGE else Severity.WARNING
         return severity, cause
     # What lies in a branch, or at the end, may be small: the stream carries the signal past it.
-    free = node.stream is not None or node.output or node.tamed_by or normed
-    if ratio < SMALL and not free:
+    free = node.stream is not None or node.output or node.aliases or node.tamed_by or normed
+    if ratio < SMALL and plain and not free:
         return Severity.WARNING, cause
     if cause:
         drawn = node.default is not None and _is_default(node, signal)
