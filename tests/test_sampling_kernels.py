@@ -1,6 +1,7 @@
 """The compiled kernels are the torch operations, bit for bit, in every thread and process, and with numba missing."""
 
 import os
+import platform
 import subprocess
 import sys
 import textwrap
@@ -139,6 +140,11 @@ def digest():
 """
 
 
+PROCESSORS = {"generic": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}}
+if platform.machine() in ("x86_64", "AMD64"):
+    PROCESSORS["fused"] = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma"}
+
+
 def run(script: str, **environment: str) -> str:
     """Run a script after `DIGEST` in a new process, which a hang would not survive, and return what it printed."""
     code = DIGEST + textwrap.dedent(script)
@@ -191,6 +197,12 @@ def test_missing_numba_warns_once_and_changes_no_value(expected):
             print(digest(), digest(), len(caught), "many times slower" in str(caught[0].message))
     """
     assert run(script) == f"{expected} {expected} 1 True"
+
+
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_the_processor_does_not_matter(processor, expected, tmp_path):
+    """Compile for lesser processors: other vector widths, other tiles, and one that could fuse products and sums."""
+    assert run("print(digest())", **PROCESSORS[processor], NUMBA_CACHE_DIR=str(tmp_path)) == expected
 
 
 def test_kernels_work_where_no_cache_can_be_written():

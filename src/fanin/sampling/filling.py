@@ -52,6 +52,7 @@ def fill_(
     Raises:
         SchemeError: the region leaves the global tensor, or the tensor is on meta or of an integer dtype.
 
+    >>> from fanin.sampling import Normal
     >>> whole = fill_(torch.empty(4, 6), Normal(0.0, 1.0), key=1)
     >>> shard = fill_(torch.empty(4, 2), Normal(0.0, 1.0), key=1, global_shape=(4, 6), offset=(0, 3))
     >>> torch.equal(shard, whole[:, 3:5])

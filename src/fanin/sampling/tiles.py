@@ -9,13 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import binding, ir
-from numba.core import cgutils, types
+from numba.core import cgutils, config, types
 
 from fanin.sampling.instructions import generic, instruction
 
-_FEATURES = binding.get_host_cpu_features()
-_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx") else 16
-"""The width of a vector register."""
+_FEATURES = config.CPU_FEATURES if config.CPU_FEATURES is not None else binding.get_host_cpu_features().flatten()
+_BYTES = 64 if "+avx512f" in _FEATURES else 32 if "+avx" in _FEATURES else 16
+"""The width of a vector register of the processor that numba compiles for."""
 ROWS = 4 if _BYTES == 32 else 8
 """Rows of a tile. With two registers a row they fill half of the registers; AVX has fewest."""
 
