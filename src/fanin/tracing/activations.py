@@ -26,6 +26,7 @@ from fanin.tracing.vocabulary import ACTIVATIONS, POINTWISE, RULES, SHAPE_ONLY, 
 _LONGEST = 24
 _GRID = torch.linspace(-4.0, 4.0, 161, dtype=torch.float64)
 _TOLERANCE = 2e-3
+_AFFINE = frozenset({"add", "sub", "rsub", "mul", "div", "neg", "to", "float", "clone", "contiguous"})
 
 _NAMES = words(
     "relu silu tanh sigmoid softplus elu selu mish relu6 hardtanh hardsigmoid hardswish softsign logsigmoid tanhshrink "
@@ -199,8 +200,14 @@ def name_of(value: Value, prefix: list[Operation]) -> tuple[str, Activation | No
     name = ACTIVATIONS[last] if simple else _matching(values)
     if name and not (name in PARAMETRIC and simple and _matching(values) != name):
         return name, _leaky_capture(name, values)
-    label = name or "composite(" + ", ".join(op.target for op in prefix if op.target not in ("to", "float")) + ")"
+    label = name or _only_bend(prefix) or f"composite({', '.join(op.target for op in prefix if op.target != 'to')})"
     return label, _captured(label, replay(value, prefix))
+
+
+def _only_bend(prefix: list[Operation]) -> str:
+    """The name of the one non-linearity among scalings and shifts, as in ``sin(30 x)``; '' where there are more."""
+    bends = [op for op in prefix if op.target not in _AFFINE or len(activations_of(op)) > 1]
+    return ACTIVATIONS.get(bends[0].target, "") if len(bends) == 1 else ""
 
 
 def _leaky_capture(name: str, values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Activation | None:

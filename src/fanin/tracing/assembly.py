@@ -109,7 +109,7 @@ class Assembler:
             return self._after_recurrence(role, use)
         ends = self._terminals(operation.output)
         fields: Fields = {}
-        fields["activation"], fields["captured"] = (None, None) if role == Role.OTHER else self._first(ends)
+        fields["activation"], fields["captured"] = self._activation(role, use, ends)
         counted = [end for end in ends if end.kind != "opaque"]
         if role in _LAYERS or role == Role.BIAS:
             inner = [end for end in counted if end.kind != "output"]
@@ -130,6 +130,13 @@ class Assembler:
             fields["norm_before"] = self._walker.behind(data)[0]
             fields.update(self._stream(role, use, data))
         return fields
+
+    def _activation(self, role: Role, use: Use, ends: list[Terminal]) -> tuple[str | None, Any]:
+        if role == Role.OTHER:
+            return None, None
+        # A token that a layer takes as its signal meets that layer's weight first.
+        meets_weight = role == Role.TOKEN and use.operation.target in (*CONTRACTIONS, *PAIRS)
+        return ("none", None) if meets_weight else self._first(ends)
 
     def _first(self, ends: list[Terminal]) -> tuple[str | None, Any]:
         real = [end for end in ends if end.kind != "skip"]

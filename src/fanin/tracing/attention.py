@@ -36,12 +36,12 @@ def find_attention(flow: Flow) -> Attention:
                 if name in SLOTS:
                     found.parts.setdefault((operation.index, value.id), SLOTS[name])
         elif operation.target in SOFTMAXES and is_activation(operation.output):
-            _follow_scores(found, operation)
-            _follow_weights(found, operation.output)
+            spent = _follow_weights(found, operation.output)
+            _follow_scores(flow, found, operation, spent)
     return found
 
 
-def _follow_scores(found: Attention, softmax: Operation) -> None:
+def _follow_scores(flow: Flow, found: Attention, softmax: Operation, spent: bool) -> None:
     source = softmax.of("self") or softmax.of("input")
     if source is None:
         return
@@ -54,6 +54,9 @@ def _follow_scores(found: Attention, softmax: Operation) -> None:
             continue
         passed = (*passed, value.id)
         if operation.target in PAIRS and len(_factors(operation)) == 2 and not contracts(operation):
+            # A softmax over classes behind a product with an adjacency matrix is no attention.
+            if not spent and not all(flow.ancestors[factor.id] & flow.weighted for factor in _factors(operation)):
+                continue
             _mark_score(found, operation, axis)
             found.scores.update(passed)
             continue
@@ -130,12 +133,15 @@ def _mark_score(found: Attention, operation: Operation, axis: int) -> None:
     found.parts[operation.index, key.id] = "softmax_k"
 
 
-def _follow_weights(found: Attention, weights: Value) -> None:
-    waiting, seen = [weights], {weights.id}
+def _follow_weights(found: Attention, weights: Value) -> bool:
+    """Mark what the softmax's result is multiplied with; say whether there was anything."""
+    waiting, seen, spent = [weights], {weights.id}, False
     while waiting:
         value = waiting.pop()
         for operation in value.users:
+            spent |= operation.target in PRODUCTS and len(activations_of(operation)) > 1
             if operation.target in PAIRS and not contracts(operation):
+                spent = True
                 for other in _factors(operation):
                     if other is not value and (operation.index, other.id) not in found.parts:
                         found.parts[operation.index, other.id] = "attention_value"
@@ -144,6 +150,7 @@ def _follow_weights(found: Attention, weights: Value) -> None:
                 fresh = [out for out in operation.outputs if out.id not in seen]
                 seen.update(out.id for out in fresh)
                 waiting += fresh
+    return spent
 
 
 def _keeps_weights(operation: Operation) -> bool:

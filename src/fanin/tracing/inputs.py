@@ -24,21 +24,22 @@ _LENGTHS = (64, 256, 1024, 16, 4000)
 _MOST_TRIES = 12
 
 
-def traced_with_examples(model: nn.Module, base: Graph, attempt: Callable[[Call], Graph | None]) -> Graph:
+def traced_with_examples(model: nn.Module, base: Graph, attempt: Callable[[Call], Graph]) -> Graph:
     """The graph from the first example inputs that the model accepts; the base graph where it accepts none.
 
     Args:
         model: the model.
         base: its graph from module types.
-        attempt: traces the model on inputs; None where it fails.
+        attempt: traces the model on inputs; where it fails, the graph is from module types and its notes say why.
     """
-    tries = 0
+    tries, failures = 0, list[str]()
     for origin, call in candidates(model):
         if tries == _MOST_TRIES:
             break
         tries += 1
         graph = attempt(call)
-        if graph is None:
+        if graph.source == "modules":
+            failures += [note for note in graph.notes if "failed" in note][-1:]
             continue
         note = f"inputs were not given; these are from {origin}"
         guessed = origin.startswith("a guess")
@@ -47,7 +48,8 @@ def traced_with_examples(model: nn.Module, base: Graph, attempt: Callable[[Call]
         )
         return replace(graph, parameters=nodes, notes=(note, *graph.notes))
     tried = f"{tries} kinds of example inputs were tried and failed" if tries else "no example inputs were found"
-    return replace(base, notes=(*base.notes, f"{tried}; roles and axes are from module types: give inputs"))
+    notes = [*failures[:2], f"{tried}; roles and axes are from module types: give inputs"]
+    return replace(base, notes=(*base.notes, *notes))
 
 
 def candidates(model: nn.Module) -> Iterator[tuple[str, Call]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fanin.tracing.dataflow import Flow, activations_of, contracts, is_activation, is_signal
 from fanin.tracing.norms import HandNorm
 from fanin.tracing.records import Operation, Space, Value
-from fanin.tracing.vocabulary import ACTIVATIONS, CONTRACTIONS, MOVES, NORMS, PRODUCTS, RULES, SUMS
+from fanin.tracing.vocabulary import ACTIVATIONS, ATTENTION, CONTRACTIONS, MOVES, NORMS, PRODUCTS, RULES, SUMS
 
 
 @dataclass(slots=True, eq=False)
@@ -77,13 +77,19 @@ class Residuals:
         if bent[0] == bent[1]:
             return None
         skip, branch = (second, first) if bent[0] else (first, second)
-        if not flow.between(root, skip, flow.weighted):
+        if not flow.between(root, skip, flow.weighted) or not self._weight_behind_bend(root, branch):
             return None
         return Residual(operation, skip, branch, root, projected=True, branches=self._count(branch, root))
 
     def _bends(self, value: Value, root: Value) -> bool:
         """Whether a non-linearity lies between the two."""
         return bool(self._flow.between(root, value, self._flow.nonlinear))
+
+    def _weight_behind_bend(self, root: Value, branch: Value) -> bool:
+        """Whether a layer follows a non-linearity in a branch: a reparametrized sample μ + ε·exp(s) is no residual."""
+        flow = self._flow
+        inside = (op for op in flow.weight_operations if flow.descends(branch, op.output))
+        return any(self._bends(value, root) for op in inside for value in activations_of(op))
 
     def _skip_root(self, skip: Value, branch: Value) -> Value | None:
         """The value from which the branch was computed, with a weight or norm in between; None if there is none."""
@@ -176,15 +182,19 @@ def sum_operands(operation: Operation | None) -> tuple[Value, Value] | None:
     return (first, second) if is_activation(first) or is_activation(second) else None
 
 
+_SEQUENCE = frozenset({"cat", "stack", "layer_norm", "rms_norm", *CONTRACTIONS, ATTENTION})
+"""What takes a learned token as a signal of its own."""
+
+
 def _can_be_skipped(value: Value) -> bool:
-    """An activation; or a learned token, which joins the signal by concatenation, unlike a position."""
+    """An activation; or a learned token, which takes a place in the sequence, unlike a position, which is added."""
     if value.space == Space.ACTIVATION:
         return True
     waiting, seen = [value], 0
     while waiting and seen < 32:
         seen += 1
         for user in waiting.pop().users:
-            if user.target in ("cat", "stack") and user.output.space == Space.ACTIVATION:
+            if user.target in _SEQUENCE and user.output.space == Space.ACTIVATION:
                 return True
             if user.target in MOVES and user.output.space == Space.WEIGHT:
                 waiting += user.outputs

@@ -66,9 +66,8 @@ def trace(model: nn.Module, inputs: Inputs = None) -> Graph:
     base = graph_of(model)
     if inputs is None:
 
-        def attempt(call: Call) -> Graph | None:
-            found = _trace_call(model, base, call, ("fake", "optimistic"))
-            return replace(found, inputs=describe(call)) if found.source != "modules" else None
+        def attempt(call: Call) -> Graph:
+            return replace(_trace_call(model, base, call, ("fake", "optimistic")), inputs=describe(call))
 
         return traced_with_examples(model, base, attempt)
     call = as_call(inputs)
