@@ -222,6 +222,11 @@ def test_siren_refuses_other_activations() -> None:
     graph = Graph((linear("0.weight", 8, 2, "relu", depth=0), linear("1.weight", 8, 8, depth=1)), "fake")
     with pytest.raises(RecipeError, match="followed by none, relu"):
         recipes.siren()(graph)
+    packed = ParameterNode(
+        "1.weight", (8, 8), Role.LINEAR, Axes(blocks=even_blocks("qk", 8, ("softmax_q", "softmax_k")))
+    )
+    with pytest.raises(RecipeError, match="followed by relu, softmax_k, softmax_q"):
+        recipes.siren()(Graph((graph["0.weight"], packed), "fake"))
     with pytest.raises(RecipeError, match="above 0"):
         recipes.siren(omega=0.0)
 

@@ -60,8 +60,10 @@ def siren(omega: float = 30.0) -> PublishedRecipe:
 
 
 def _require_sines(graph: Graph) -> None:
-    followers = {node.activation for node in graph if node.role == Role.LINEAR}
-    if graph.source == "modules" or any("sin" in (name or "unknown sin") for name in followers):
+    linear = [node for node in graph if node.role == Role.LINEAR]
+    alone = [node.activation for node in linear if not node.axes.blocks]
+    followers = {*alone, *(block.activation for node in linear for block in node.axes.blocks)}
+    if graph.source == "modules" or not linear or any(name is None or "sin" in name for name in followers):
         return
     raise RecipeError(
         compose(
