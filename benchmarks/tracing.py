@@ -46,46 +46,50 @@ _SECTIONS = ("text_config", "vision_config", "audio_config", "encoder", "decoder
 LARGEST = 9 << 30
 
 Build = Callable[[], nn.Module]
+Builds = tuple[Build, ...]
+"""Ways to build one architecture; the first that can be traced counts."""
+
 Row = dict[str, Any]
 
 
-def timm_models() -> Iterator[tuple[str, Build]]:
+def timm_models() -> Iterator[tuple[str, Builds]]:
     """Every architecture of timm, without the pretrained variants of one."""
     import timm
 
     for name in timm.list_models():
-        yield name, lambda name=name: timm.create_model(name)
+        yield name, (lambda name=name: timm.create_model(name),)
 
 
-def torchvision_models() -> Iterator[tuple[str, Build]]:
+def torchvision_models() -> Iterator[tuple[str, Builds]]:
     """Every model of torchvision; quantised ones, which have no parameters to start, are left out."""
     import torchvision
 
     for name in torchvision.models.list_models():
         if not name.startswith("quantized"):
             backbone = {"weights_backbone": None} if _has_backbone(name) else {}
-            yield name, lambda name=name, more=backbone: torchvision.models.get_model(name, weights=None, **more)
+            yield name, (lambda name=name, more=backbone: torchvision.models.get_model(name, weights=None, **more),)
 
 
 def _has_backbone(name: str) -> bool:
     return any(word in name for word in ("rcnn", "retinanet", "fcos", "ssd", "deeplab", "fcn_", "lraspp"))
 
 
-def transformers_models() -> Iterator[tuple[str, Build]]:
+def transformers_models() -> Iterator[tuple[str, Builds]]:
     """Every base model of transformers, from its default configuration cut to two layers."""
     from transformers import MODEL_MAPPING
 
     for configuration in MODEL_MAPPING:
-        yield configuration.model_type, lambda kind=configuration: _small(kind)
+        yield (
+            configuration.model_type,
+            (lambda kind=configuration: _from(_cut(kind())), lambda kind=configuration: _from(kind())),
+        )
 
 
-def _small(kind: Any) -> nn.Module:
+def _from(configuration: Any) -> nn.Module:
     from transformers import AutoModel
 
-    try:
-        return AutoModel.from_config(_cut(kind()))
-    except Exception:
-        return AutoModel.from_config(kind())
+    model: nn.Module = AutoModel.from_config(configuration)
+    return model
 
 
 def _cut(configuration: Any) -> Any:
@@ -102,6 +106,16 @@ def _cut(configuration: Any) -> Any:
 
 
 SOURCES = {"timm": timm_models, "torchvision": torchvision_models, "transformers": transformers_models}
+
+
+def best(builds: Builds) -> Row:
+    """The row of the first way of building that leads to a traced run, or of the last."""
+    row: Row = {}
+    for build in builds:
+        row = measured(build)
+        if _traced(row):
+            break
+    return row
 
 
 def measured(build: Build) -> Row:
@@ -154,11 +168,11 @@ def scored() -> dict[str, Row]:
 def sweep(source: str, store: dict[str, Any], every: int) -> None:
     """Trace what is not in the store yet, and save after every model."""
     rows = store.setdefault(source, {})
-    for index, (name, build) in enumerate(SOURCES[source]()):
+    for index, (name, builds) in enumerate(SOURCES[source]()):
         if name in rows or index % every:
             continue
         try:
-            rows[name] = measured(build)
+            rows[name] = best(builds)
         except Exception as error:  # the sweep counts what breaks, and goes on
             rows[name] = {"error": f"{type(error).__name__}: {str(error)[:120]}"}
         save(store)

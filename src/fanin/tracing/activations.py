@@ -24,7 +24,9 @@ from fanin.tracing.records import Operation, Space, Value
 from fanin.tracing.vocabulary import ACTIVATIONS, POINTWISE, RULES, SHAPE_ONLY, words
 
 _LONGEST = 24
-_GRID = torch.linspace(-4.0, 4.0, 161, dtype=torch.float64)
+_GRID = torch.linspace(-6.5, 6.5, 261, dtype=torch.float64)
+"""Wide enough to tell relu6 from relu; so narrow that a clamp at 7, a guard against overflow, is no non-linearity."""
+
 _TOLERANCE = 2e-3
 _AFFINE = frozenset({"add", "sub", "rsub", "mul", "div", "neg", "to", "float", "clone", "contiguous"})
 
@@ -213,7 +215,7 @@ def _only_bend(prefix: list[Operation]) -> str:
 def _leaky_capture(name: str, values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> Activation | None:
     if name != "leaky_relu":
         return None
-    slope = float(values[0] / -4.0)
+    slope = float(values[0] / _GRID[0])
     if abs(slope - 0.01) < 1e-6:
         return None
     return Activation(name, (1 + slope**2) / 2, (1 + slope**2) / 2)

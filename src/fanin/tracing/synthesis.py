@@ -61,11 +61,15 @@ def transformers_calls(model: nn.Module) -> Iterator[Call]:
     if encodes and "decoder_input_ids" in made:
         chosen["decoder_input_ids"] = made["decoder_input_ids"]
     everything = {**chosen, **{name: made[name] for name in _PARTNERS if name in made}}
+    if "grid_thw" in required:
+        yield (), {**chosen, main: _patches(settings), "grid_thw": torch.tensor([[1, 4, 4]] * BATCH)}
     if set(everything) != set(chosen) and hasattr(model.config, "text_config"):
         yield (), everything
     yield (), chosen
     if set(everything) != set(chosen):
         yield (), everything
+    if "use_cache" in accepted:
+        yield (), {**chosen, "use_cache": False}
     yield from _other_shapes(chosen, settings)
 
 
@@ -124,6 +128,22 @@ def _wave(settings: Settings) -> torch.Tensor:
     return torch.empty(BATCH, 4000, device="meta")
 
 
+def _patches(settings: Settings) -> torch.Tensor:
+    """Images as the rows of patches that ``grid_thw`` counts."""
+    side = int(settings.get("patch_size", default=14))
+    channels = int(settings.get("in_channels", "in_chans", "num_channels", default=3))
+    frames = int(settings.get("temporal_patch_size", default=1))
+    return torch.empty(BATCH * 16, channels * frames * side * side, device="meta")
+
+
+def _embeddings(settings: Settings) -> torch.Tensor:
+    return torch.empty(BATCH, LENGTH, int(settings.get("hidden_size", "d_model", default=64)), device="meta")
+
+
+def _mask(settings: Settings) -> torch.Tensor:
+    return torch.ones(BATCH, 64, dtype=torch.bool)
+
+
 def _boxes(settings: Settings) -> torch.Tensor:
     return torch.zeros(*_ids(settings).shape, 4, dtype=torch.int64)
 
@@ -135,4 +155,9 @@ _MAKERS: dict[str, Callable[[Settings], torch.Tensor]] = {
     "input_values": _wave,
     "decoder_input_ids": _ids,
     "bbox": _boxes,
+    "hidden_states": _embeddings,
+    "inputs_embeds": _embeddings,
+    "audio_mel": _features,
+    "input_features_mask": _mask,
+    "audio_mel_mask": _mask,
 }

@@ -1,0 +1,238 @@
+"""The parts of the tracer, each on the smallest model that shows what it does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fanin.errors import TraceError
+from fanin.fans import Axes
+from fanin.graph import Graph, ParameterNode, Role
+from fanin.tracing import compatibility, register_op, trace
+from fanin.tracing.packing import as_ranges
+from fanin.tracing.vocabulary import RULES
+
+
+class Weight(nn.Module):
+    """One weight in a function of the test's own."""
+
+    def __init__(self, shape: tuple[int, ...], function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(shape))
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.function(x, self.w)
+
+
+def only(
+    shape: tuple[int, ...], function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], *size: int
+) -> ParameterNode:
+    return trace(Weight(shape, function), torch.zeros(size))["w"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "function", "size", "axes"),
+    [
+        ((3, 5), lambda x, w: F.linear(x, w), (2, 5), Axes()),
+        ((5, 3), lambda x, w: x @ w, (2, 5), Axes((0,), (1,))),
+        ((5, 3), lambda x, w: F.linear(x, w.t()), (2, 5), Axes((0,), (1,))),
+        ((3, 5), lambda x, w: w @ x.t(), (2, 5), Axes()),
+        ((4, 5, 3), lambda x, w: torch.bmm(x, w), (4, 2, 5), Axes((1,), (2,), (0,))),
+        ((4, 3, 5), lambda x, w: x @ w.transpose(1, 2), (4, 2, 5), Axes((2,), (1,), (0,))),
+        ((4, 5, 3), lambda x, w: x @ w[1], (2, 5), Axes((1,), (2,), (0,))),
+        ((5, 2, 3), lambda x, w: torch.einsum("bd,dhk->bhk", x, w), (2, 5), Axes((0,), (1, 2))),
+        ((2, 3, 5), lambda x, w: torch.einsum("bhk,hkd->bd", x, w), (4, 2, 3), Axes((0, 1), (2,))),
+        ((5, 2, 3), lambda x, w: x @ w.reshape(5, 6), (2, 5), Axes((0,), (1, 2))),
+        ((6, 5), lambda x, w: x @ w.view(2, 3, 5).permute(2, 0, 1).reshape(5, 6), (2, 5), Axes()),
+        ((8, 1, 3, 3), lambda x, w: F.conv2d(x, w, groups=8), (2, 8, 9, 9), Axes(groups=8)),
+        (
+            (8, 4, 4),
+            lambda x, w: F.conv_transpose1d(x, w, stride=2),
+            (2, 8, 9),
+            Axes((0,), (1,), stride=2, transposed=True),
+        ),
+        ((3, 4, 5), lambda x, w: F.bilinear(x[:, :4], x[:, 4:], w), (2, 9), Axes((1, 2), (0,), factors=True)),
+        ((3, 2, 5), lambda x, w: torch.tensordot(x, w, dims=([1], [2])), (4, 5), Axes((2,), (0, 1))),
+    ],
+)
+def test_axes_come_from_the_operation_that_consumes_the_weight(
+    shape: tuple[int, ...],
+    function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    size: tuple[int, ...],
+    axes: Axes,
+) -> None:
+    assert only(shape, function, *size).axes == axes
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda x: x * torch.sigmoid(1.702 * x), "gelu"),
+        (lambda x: 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))), "gelu"),
+        (lambda x: 0.5 * x * (1 + torch.erf(x / math.sqrt(2))), "gelu"),
+        (lambda x: x * torch.sigmoid(x), "silu"),
+        (lambda x: x * torch.tanh(F.softplus(x)), "mish"),
+        (lambda x: x * F.relu6(x + 3) / 6, "hardswish"),
+        (lambda x: F.relu6(x + 3) / 6, "hardsigmoid"),
+        (lambda x: torch.clamp(x, min=0), "relu"),
+        (lambda x: torch.clamp(x, 0, 6), "relu6"),
+        (lambda x: torch.where(x > 0, x, 0.2 * x), "leaky_relu"),
+        (lambda x: F.relu(x) ** 2, "relu_squared"),
+        (lambda x: torch.sin(30 * x), "sin"),
+        (lambda x: F.relu(x, inplace=True), "relu"),
+        (lambda x: torch.log1p(torch.exp(x)), "softplus"),
+        (lambda x: x / (1 + x.abs()), "softsign"),
+        (lambda x: F.relu6(x), "relu6"),
+        (lambda x: F.hardtanh(x, -2, 2), "hardtanh"),
+        (lambda x: x.clamp(-7, 7), "none"),
+        (lambda x: F.avg_pool1d(F.dropout(3 * x + 1, 0.5), 2), "none"),
+    ],
+)
+def test_non_linearities_are_named_by_what_they_compute(
+    function: Callable[[torch.Tensor], torch.Tensor], name: str
+) -> None:
+    assert only((4, 4), lambda x, w: function(F.linear(x, w)), 2, 4).activation == name
+
+
+def test_an_unknown_non_linearity_has_its_moments() -> None:
+    found = only((4, 4), lambda x, w: torch.tanh(F.linear(x, w)) * torch.cos(F.linear(x, w)), 2, 4).captured
+    assert found is None, "two products of one weight are no function of one variable"
+    node = only((4, 4), lambda x, w: (y := F.linear(x, w)) + torch.sin(2 * y), 2, 4)
+    assert node.captured is not None
+    # E (z + sin 2z)² = 1 + 2·2·e⁻² + (1 − e⁻⁸)/2, and its derivative 1 + 2 cos 2z likewise.
+    assert node.captured.second_moment == pytest.approx(1 + 4 * math.exp(-2) + (1 - math.exp(-8)) / 2, rel=1e-6)
+    derivative = 1 + 4 * math.exp(-2) + 4 * (1 + math.exp(-8)) / 2
+    assert node.captured.derivative_second_moment == pytest.approx(derivative, rel=1e-6)
+
+
+def test_a_slope_that_no_table_has_is_captured() -> None:
+    node = only((4, 4), lambda x, w: F.leaky_relu(F.linear(x, w), 0.2), 2, 4)
+    assert node.activation == "leaky_relu"
+    assert node.captured is not None
+    assert node.captured.second_moment == pytest.approx(0.52)
+    plain = only((4, 4), lambda x, w: F.leaky_relu(F.linear(x, w)), 2, 4)
+    assert plain.captured is None
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda y: y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6), True),
+        (lambda y: (y - y.mean(-1, keepdim=True)) / torch.sqrt(y.var(-1, keepdim=True) + 1e-6), True),
+        (lambda y: F.normalize(y, dim=-1), True),
+        (lambda y: F.layer_norm(y, (4,)), True),
+        (lambda y: F.layer_norm(y + 1, (4,)), True),
+        (lambda y: F.layer_norm(torch.relu(y), (4,)), False),
+        (lambda y: F.layer_norm(y + y.flip(0), (4,)), False),
+        (lambda y: y / y.sum(-1, keepdim=True), False),
+    ],
+)
+def test_norms_written_out_are_norms(function: Callable[[torch.Tensor], torch.Tensor], expected: bool) -> None:
+    assert only((4, 4), lambda x, w: function(F.linear(x, w)), 2, 4).norm_after is expected
+
+
+def test_rows_as_ranges() -> None:
+    assert as_ranges([0, 1, 2, 6, 7, 8]) == (range(3), range(6, 9))
+    assert as_ranges([1, 3, 5]) == (range(1, 7, 2),)
+    assert as_ranges([4]) == (range(4, 5),)
+
+
+def test_operations_that_arrive_decomposed_are_understood() -> None:
+    def attention(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        q, k, v = torch.ops.aten.addmm(torch.zeros(12), x, w.t()).split(4, -1)
+        weights = torch.ops.aten._softmax(torch.ops.aten.mm(q, k.t()), -1, False)
+        y = torch.ops.aten.native_layer_norm(torch.ops.aten.mm(weights, v), [4], None, None, 1e-5)[0]
+        return torch.ops.aten._unsafe_view(y, [y.numel()])
+
+    node = only((12, 4), attention, 3, 4)
+    assert node.blocks == {"q": (range(4),), "k": (range(4, 8),), "v": (range(8, 12),)}
+
+
+def test_the_self_test_of_this_torch_passes() -> None:
+    assert compatibility.check()
+
+
+def test_a_registered_operation_is_followed_and_an_unknown_one_is_not() -> None:
+    library = torch.library.Library("fanin_test", "FRAGMENT")
+    library.define("bend(Tensor x) -> Tensor")
+    library.impl("bend", lambda x: x.clone(), "CompositeExplicitAutograd")
+    library.impl("bend", lambda x: torch.empty_like(x), "Meta")
+    try:
+
+        def bend(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+            return torch.ops.fanin_test.bend(F.linear(x, w))  # type: ignore[no-any-return]
+
+        unknown = only((4, 4), bend, 2, 4)
+        assert unknown.activation is None
+        assert unknown.confidence < 1
+        register_op("fanin_test::bend", "activation", "tanh")
+        assert only((4, 4), bend, 2, 4).activation == "tanh"
+        register_op("fanin_test::bend", "elementwise")
+        assert only((4, 4), bend, 2, 4).activation == "none"
+    finally:
+        RULES.pop("fanin_test::bend", None)
+        library._destroy()
+    with pytest.raises(TraceError, match="an activation without a name"):
+        register_op("a::b", "activation")
+
+
+def test_inputs_are_a_tensor_a_tuple_or_a_mapping() -> None:
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(2, 2), nn.Linear(3, 2)
+
+        def forward(self, x: torch.Tensor, *, y: torch.Tensor) -> torch.Tensor:
+            return self.a(x) + self.b(y)
+
+    graph = trace(Two(), {"x": torch.zeros(1, 2), "y": torch.zeros(1, 3)})
+    assert graph.inputs == "x=float32 1×2, y=float32 1×3"
+    assert graph["b.weight"].output
+    assert trace(nn.Bilinear(2, 3, 4), (torch.zeros(1, 2), torch.zeros(1, 3))).source == "fake"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 26 * 26, 10)),
+        nn.Sequential(nn.Linear(7, 7)),
+        nn.GRU(3, 4),
+        nn.Embedding(5, 3),
+        nn.MultiheadAttention(8, 2),
+        nn.Sequential(nn.Conv1d(2, 4, 3), nn.ELU()),
+    ],
+    ids=lambda model: type(model).__name__,
+)
+def test_inputs_are_found_and_said(model: nn.Module) -> None:
+    graph = trace(model)
+    assert graph.source == "fake"
+    assert graph.inputs
+    assert "guess" in graph.notes[0]
+    assert max(node.confidence for node in graph) <= 0.9
+
+
+def test_where_no_inputs_fit_the_graph_says_why_and_is_from_module_types() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(3, 3)
+
+        def forward(self, a: object, b: object, c: object) -> None:
+            raise ValueError("never")
+
+    graph = trace(Odd())
+    assert graph.source == "modules"
+    assert graph["layer.weight"].role == Role.LINEAR
+    assert "never" in " ".join(graph.notes) or "missing" in " ".join(graph.notes)
+
+
+def test_a_graph_survives_json_with_what_was_traced() -> None:
+    graph = trace(nn.Sequential(nn.Linear(4, 8), nn.LeakyReLU(0.3), nn.Linear(8, 2)), torch.zeros(2, 4))
+    assert Graph.from_json(graph.to_json()) == graph
+    assert "leaky_relu" in graph.explain("0.weight")
