@@ -82,9 +82,8 @@ class _Chooser:
         if node.role == Role.RECURRENT:
             return VarianceScaling(1.0, "fan_avg"), "input of recurrent gates: Xavier, 2/(fan_in + fan_out)"
         if node.output and not node.norm_after:
-            return VarianceScaling(
-                HEAD**2
-            ), f"output layer: gain {HEAD:g} keeps the first answer near uninformed, {fan_in}"
+            words = f"output layer: gain {self.head:g} keeps the first answer near uninformed"
+            return VarianceScaling(self.head**2), f"{words}, {fan_in}"
         if node.norm_after:
             return VarianceScaling(1.0), f"a norm follows, so that only the direction counts: gain 1, {fan_in}"
         if self.depth >= DEEP:

@@ -1,0 +1,125 @@
+"""The auto recipe, rule by rule: on traced models, and on graphs written by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import fanin
+from fanin.fans import Axes
+from fanin.graph import Graph, ParameterNode, Role
+from fanin.plans import Plan
+from fanin.recipes import recipe_named
+from fanin.recipes.auto import HEAD, PLAIN_HEAD, tamed_gain
+from fanin.schemes import Orthogonal, Packed, ScaledOrthogonal, VarianceScaling, Zeros
+
+pytestmark = pytest.mark.usefixtures("untouched_random_state")
+
+
+def planned(build: object, *shape: int) -> Plan:
+    with torch.random.fork_rng(devices=[]):
+        return fanin.plan(build(), torch.zeros(*shape))  # type: ignore[operator]
+
+
+def stack(depth: int, activation: type[nn.Module]) -> nn.Sequential:
+    return nn.Sequential(
+        *[layer for _ in range(depth - 1) for layer in (nn.Linear(16, 16), activation())], nn.Linear(16, 4)
+    )
+
+
+class Branch(nn.Module):
+    """x + f(norm(x)), or without its norm."""
+
+    def __init__(self, norm: bool) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(16) if norm else nn.Identity()
+        self.fc1, self.fc2 = nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.fc2(functional.gelu(self.fc1(self.norm(x))))
+
+
+class Gated(nn.Module):
+    """x + down(silu(gate x) · up x)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.up, self.down = nn.Linear(16, 32), nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(functional.silu(self.gate(x)) * self.up(x))
+
+
+def test_shallow_nets_are_gaussian_at_the_gain_of_what_follows() -> None:
+    plan = planned(lambda: stack(3, nn.GELU), 2, 16)
+    assert plan["0.weight"].std == pytest.approx(1.533530 / 4, rel=1e-6)
+    assert plan["4.weight"].scheme == VarianceScaling(PLAIN_HEAD**2)
+    assert "gelu" in plan["0.weight"].reason
+
+
+def test_deep_plain_nets_are_orthogonal() -> None:
+    plan = planned(lambda: stack(20, nn.ReLU), 2, 16)
+    scheme = plan["0.weight"].scheme
+    assert isinstance(scheme, ScaledOrthogonal)
+    assert scheme.gain == pytest.approx(math.sqrt(2))
+    assert "20 plain layers" in plan["0.weight"].reason
+
+
+def test_deep_tanh_is_lowered_towards_criticality() -> None:
+    scheme = planned(lambda: stack(30, nn.Tanh), 2, 16)["0.weight"].scheme
+    assert isinstance(scheme, ScaledOrthogonal)
+    assert 1.0 < scheme.gain < 1.4
+    assert tamed_gain("tanh", 1.592537, 100) < tamed_gain("tanh", 1.592537, 10)
+
+
+def test_sigmoid_gets_its_centred_gain() -> None:
+    scheme = planned(lambda: stack(10, nn.Sigmoid), 2, 16)["0.weight"].scheme
+    assert isinstance(scheme, ScaledOrthogonal)
+    assert scheme.gain == pytest.approx(4.801313, rel=1e-5)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_the_last_weight_of_a_branch_is_divided_by_the_root_of_branches(norm: bool) -> None:
+    plan = planned(lambda: nn.Sequential(nn.Linear(8, 16), *[Branch(norm) for _ in range(9)], nn.Linear(16, 4)), 2, 8)
+    assert plan["3.fc2.weight"].std == pytest.approx(1 / math.sqrt(32) / 3, rel=1e-6)
+    assert "÷ √9" in plan["3.fc2.weight"].reason
+    assert plan["3.fc1.weight"].std == pytest.approx(1.533530 / 4, rel=1e-6)
+    assert plan["10.weight"].scheme == VarianceScaling(HEAD**2)
+
+
+def test_bare_gated_branches_start_quiet() -> None:
+    plan = planned(lambda: nn.Sequential(nn.Linear(8, 16), Gated(), Gated(), nn.Linear(16, 4)), 2, 8)
+    assert plan["1.down.weight"].scheme == Zeros()
+    assert plan["1.gate.weight"].std == pytest.approx(1.676532 / 4, rel=1e-6)
+    assert plan["1.up.weight"].std == pytest.approx(1 / 4, rel=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "open_gate"), [(nn.LSTM, "f"), (nn.GRU, "z")])
+def test_recurrent_layers_start_with_open_memory(kind: type[nn.Module], open_gate: str) -> None:
+    plan = planned(lambda: kind(8, 16), 5, 2, 8)
+    assert plan["weight_hh_l0"].scheme == Orthogonal()
+    bias = plan["bias_ih_l0"].scheme
+    assert isinstance(bias, Packed)
+    assert {name: scheme.label for name, scheme in bias.parts if scheme.label != "zeros"} == {open_gate: "ones"}
+    assert plan["bias_hh_l0"].scheme == Zeros()
+
+
+def test_a_norm_behind_a_weight_takes_its_gain_away() -> None:
+    node = ParameterNode("conv.weight", (16, 8, 3, 3), Role.CONV, Axes(), activation="relu", norm_after=True)
+    row = recipe_named("auto")(Graph((node,)))["conv.weight"]
+    assert row.std == pytest.approx(1 / math.sqrt(72))
+    assert "a norm follows" in row.reason
+
+
+def test_auto_trains_where_the_default_is_lost() -> None:
+    """The signal at the end of a 30-layer net: kept by auto, gone as constructed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, images = stack(30, nn.ReLU), torch.randn(64, 16)
+    lost = model(images).std(0).mean().item()
+    fanin.initialize(model, images)
+    assert lost < 1e-6 < 1e-3 < model(images).std(0).mean().item()
