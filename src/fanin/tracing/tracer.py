@@ -18,6 +18,7 @@ from fanin.tracing.modules import graph_of
 from fanin.tracing.names import named_parameters, unwrap
 from fanin.tracing.records import Run
 from fanin.tracing.running import run_model
+from fanin.tracing.towers import with_towers
 from fanin.tracing.walks import Walker
 
 Inputs = Any
@@ -65,13 +66,20 @@ def trace(model: nn.Module, inputs: Inputs = None) -> Graph:
     compatibility.check()
     base = graph_of(model)
     if inputs is None:
+        graph = _with_found_inputs(model, base)
+    else:
+        call = as_call(inputs)
+        graph = replace(_trace_call(model, base, call), inputs=describe(call))
+    if graph.source == "modules":
+        return graph
+    return with_towers(model, graph, lambda tower: _with_found_inputs(tower, graph_of(tower)))
 
-        def attempt(call: Call) -> Graph:
-            return replace(_trace_call(model, base, call, ("fake", "optimistic")), inputs=describe(call))
 
-        return traced_with_examples(model, base, attempt)
-    call = as_call(inputs)
-    return replace(_trace_call(model, base, call), inputs=describe(call))
+def _with_found_inputs(model: nn.Module, base: Graph) -> Graph:
+    def attempt(call: Call) -> Graph:
+        return replace(_trace_call(model, base, call, ("fake", "optimistic")), inputs=describe(call))
+
+    return traced_with_examples(model, base, attempt)
 
 
 def as_call(inputs: Inputs) -> Call:

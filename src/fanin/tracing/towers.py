@@ -1,0 +1,67 @@
+"""Parts of a model that its run did not reach, traced by themselves: the image tower of a model that was given text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from torch import nn
+
+from fanin.graph import Graph, ParameterNode
+from fanin.tracing.names import canonical, unwrap
+
+Trace = Callable[[nn.Module], Graph]
+
+
+def with_towers(model: nn.Module, graph: Graph, trace: Trace) -> Graph:
+    """The graph, with what its run left out filled in by runs of whole submodels that know their own inputs.
+
+    Args:
+        model: the model.
+        graph: what its run gave.
+        trace: traces a submodel on example inputs of its own.
+    """
+    for prefix, tower in _idle_towers(unwrap(model), graph):
+        inner = trace(tower)
+        if inner.source != "modules":
+            graph = _grafted(graph, prefix, inner)
+    return graph
+
+
+def _idle_towers(model: nn.Module, graph: Graph) -> Iterator[tuple[str, nn.Module]]:
+    """The outermost submodels none of whose parameters were exercised."""
+    idle = {node.name for node in graph if not node.exercised}
+    done: list[str] = []
+    for path, module in model.named_modules():
+        if not path or any(path.startswith(f"{outer}.") for outer in done) or not hasattr(module, "main_input_name"):
+            continue
+        names = {f"{canonical(path)}.{canonical(name)}" for name, _ in module.named_parameters()}
+        if names and names <= idle:
+            done.append(path)
+            yield canonical(path), module
+
+
+def _grafted(graph: Graph, prefix: str, inner: Graph) -> Graph:
+    streams = 1 + max((node.stream for node in graph if node.stream is not None), default=-1)
+    depths = 1 + max((node.depth for node in graph if node.depth is not None), default=-1)
+
+    def filled(node: ParameterNode) -> ParameterNode:
+        own = node.name.removeprefix(f"{prefix}.")
+        if own == node.name or own not in inner or not inner[own].exercised:
+            return node
+        found = inner[own]
+        return replace(
+            found,
+            name=node.name,
+            aliases=node.aliases,
+            # What is the end of a tower is not the end of the model.
+            output=False,
+            stream=None if found.stream is None else found.stream + streams,
+            depth=None if found.depth is None else found.depth + depths,
+            confidence=round(0.9 * found.confidence, 3),
+            evidence=f"in a run of {prefix} by itself: {found.evidence}",
+        )
+
+    note = f"{prefix} was not reached and was traced by itself, on {inner.inputs}"
+    nodes = tuple(filled(node) for node in graph)
+    return replace(graph, parameters=nodes, notes=(*graph.notes, note))
