@@ -34,7 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "calibration",
         "comparison",
     ),
-    ("reports", "integrations", "models", "tasks", "guide", "cli", "__init__", "__main__"),
+    ("reports", "integrations", "models", "tasks", "guide", "commands", "cli", "__init__", "__main__"),
 )
 """From the ground up; modules of one floor may import each other."""
 

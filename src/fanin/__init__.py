@@ -11,14 +11,18 @@ from fanin import gains, guide, recipes, reports, schemes
 from fanin.applying import apply
 from fanin.comparison import compare
 from fanin.deferral import deferred
+from fanin.diagnoses import Diagnosis
+from fanin.diagnosing import diagnose
 from fanin.drawing import fill_
 from fanin.errors import FaninError
 from fanin.fans import Axes, Block, Fans
 from fanin.graph import Graph, ParameterNode, Role
+from fanin.measuring import measure
 from fanin.planning import initialize, plan
 from fanin.plans import Plan
 from fanin.race import Comparison
 from fanin.rows import Row
+from fanin.signals import Signals
 from fanin.tracing import trace
 from fanin.tracing.modules import fans_of
 from fanin.verification import Verification
@@ -29,6 +33,7 @@ __all__ = [
     "Axes",
     "Block",
     "Comparison",
+    "Diagnosis",
     "FaninError",
     "Fans",
     "Graph",
@@ -36,15 +41,18 @@ __all__ = [
     "Plan",
     "Role",
     "Row",
+    "Signals",
     "Verification",
     "apply",
     "compare",
     "deferred",
+    "diagnose",
     "fans_of",
     "fill_",
     "gains",
     "guide",
     "initialize",
+    "measure",
     "plan",
     "recipes",
     "reports",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fanin import tables
+from fanin.commands import AsJson, Model, Small, add_to
 from fanin.errors import FaninError, InputsError, MissingExtraError, compose
 
 if TYPE_CHECKING:
@@ -29,9 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Small = Annotated[bool, typer.Option("--small", help="Shrink a transformers model to two narrow layers.")]
 
 
 def main() -> None:
@@ -54,9 +52,7 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 
 @app.command()
 def plan(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="timm/…, torchvision/…, transformers/… or module:factory.")
-    ],
+    model: Model,
     recipe: Annotated[str | None, typer.Option(help="A recipe's name, or module:function.")] = None,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the plan as JSON.")] = None,
     summary: Annotated[bool, typer.Option("--summary", help="One line a scheme, not one a parameter.")] = False,
@@ -232,6 +228,9 @@ def _race(model: str | None, data: str | None, small: bool, settings: dict[str, 
     # A function of a seed is itself a stream of batches; one without arguments returns the data.
     examples = source if "seed" in parameters or not callable(source) else source()
     return fanin.compare(lambda: load(model, small=small)[0], examples, task=f"{model} on {data}", **settings)
+
+
+add_to(app)
 
 
 def _write(result: Comparison, out: Path | None) -> None:

@@ -52,19 +52,23 @@ def render(
     table = Table(
         box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1), header_style="bold" if color else ""
     )
-    for column in columns:
+    total = width or shutil.get_terminal_size((100, 24)).columns
+    cells = [tuple(row) for row in rows]
+    for index, column in enumerate(columns):
+        # Names are searched for and copied: they stay whole unless they would take more than half of the line.
+        whole = index == 0 and not column.wrap and max((len(row[0]) for row in cells), default=0) <= total // 2
         table.add_column(
             column.title,
             justify="right" if column.right else "left",
             overflow="fold",
-            no_wrap=False,
+            no_wrap=whole,
             ratio=1 if column.wrap else None,
         )
-    for row in rows:
+    for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     console = Console(
         file=io.StringIO(),
-        width=width or shutil.get_terminal_size((100, 24)).columns,
+        width=total,
         force_terminal=color,
         no_color=not color,
         legacy_windows=False,

@@ -1,0 +1,79 @@
+"""The commands that look at one model or one plan, as a person calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from fanin.cli import app
+
+RUNNER = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a module of models, from which commands are called."""
+    (tmp_path / "workshop.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "def healthy():\n"
+        "    return nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))\n"
+        "def broken():\n"
+        "    model = healthy()\n"
+        "    nn.init.constant_(model[0].weight, 0.1)\n"
+        "    return model\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def call(*words: str, code: int = 0) -> str:
+    result = RUNNER.invoke(app, list(words))
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def test_trace_prints_the_graph_and_one_story() -> None:
+    assert "relu" in call("trace", "workshop:healthy")
+    assert "followed" in call("plan", "workshop:healthy")
+    assert "0.weight (32×16) is the linear" in call("trace", "workshop:healthy", "--parameter", "0.weight")
+    assert json.loads(call("trace", "workshop:healthy", "--json"))["fanin"] == "graph"
+
+
+def test_check_exits_by_what_it_found() -> None:
+    call("check", "workshop:healthy")
+    assert "F101" in call("check", "workshop:broken", code=1)
+    assert "F101" not in call("check", "workshop:broken", "--ignore", "F1", "--select", "F101,F102", code=0)
+
+
+def test_explain_teaches_a_code_and_lists_all() -> None:
+    assert "F101" in call("explain")
+    assert "equal" in call("explain", "F101")
+
+
+def test_apply_writes_what_the_plan_says(workshop: Path) -> None:
+    from safetensors.torch import load_file
+
+    call("plan", "workshop:healthy", "--recipe", "he", "--save", "init.json")
+    call("apply", "init.json", "workshop:healthy", "-o", "one.safetensors", "--seed", "3")
+    call("apply", "init.json", "workshop:healthy", "-o", "two.safetensors", "--seed", "3")
+    one, two = load_file("one.safetensors"), load_file("two.safetensors")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not one["0.bias"].any()
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    model.load_state_dict(one)
+    assert not list(workshop.glob("*.part"))
+
+
+def test_diff_shows_what_changed_and_exits_1() -> None:
+    call("plan", "workshop:healthy", "--recipe", "he", "--save", "he.json")
+    call("plan", "workshop:healthy", "--recipe", "xavier", "--save", "xavier.json")
+    assert "0.weight" in call("diff", "he.json", "xavier.json", code=1)
+    assert "no difference" in call("diff", "he.json", "he.json")
