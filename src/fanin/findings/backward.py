@@ -81,6 +81,8 @@ def _ends(evidence: Evidence) -> tuple[LayerSignal, float, float] | None:
 
 def _carries(evidence: Evidence, layer: LayerSignal) -> bool:
     """Whether all of the signal passes: not a branch, which a stream passes by, nor the output."""
+    if layer.kind == Kind.SUM and layer.stream is None:
+        return False
     nodes = [evidence.graph[name] for name in layer.weights]
     return not any(node.output or node.activation in SCORES or node.stream is not None for node in nodes)
 

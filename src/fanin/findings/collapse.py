@@ -32,7 +32,7 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
         return
     last = _last(evidence)
     for what, measured in (("samples", "sample_cosine"), ("positions", "position_cosine")):
-        layers = [layer for layer in evidence.signals.of_kind(*CARRIERS) if getattr(layer, measured) is not None]
+        layers = [layer for layer in _carriers(evidence) if getattr(layer, measured) is not None]
         layers = [layer for layer in layers if layer.index <= last and layer.rms]
         if len(layers) < 3:
             continue
@@ -44,6 +44,12 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
         edits = evidence.redraw(*chain_weights(evidence)) if evidence.plain else ()
         yield finding("F305", severity, layers[-1].name, seen, edits=edits)
         return
+
+
+def _carriers(evidence: Evidence) -> tuple[LayerSignal, ...]:
+    """What carries all of the signal: the sums of residual streams where there are some, else every layer."""
+    sums = tuple(layer for layer in evidence.signals.of_kind(Kind.SUM) if layer.stream is not None)
+    return sums if sums else evidence.signals.of_kind(*CARRIERS)
 
 
 def _last(evidence: Evidence) -> int:

@@ -59,8 +59,9 @@ def uninitialized(evidence: Evidence) -> Iterator[Finding]:
         yield finding("F105", Severity.ERROR, node.name, seen, edits=evidence.redraw(node.name))
 
 
-HALF, TWENTIETH = 0.5, 0.05
-"""Of the sum of squares: from half on, the outliers are the weight; a twentieth changes no unit's scale visibly."""
+HALF, QUARTER = 0.5, 0.25
+"""Of the sum of squares: from half on, the outliers are the weight; under a quarter they raise its
+standard deviation by less than 15 %."""
 
 
 @register(
@@ -68,7 +69,7 @@ HALF, TWENTIETH = 0.5, 0.05
     "outliers",
     why="single weights outweigh the rest of their unit, and quantization and low precision lose the others",
     threshold=f"{SIGMAS:g} standard deviations from the median, where a normal law has 1.5·10⁻²³; a note as long as "
-    f"outliers hold under {TWENTIETH:.0%} of the tensor's power, an error when they hold over half",
+    f"outliers hold under {QUARTER:.0%} of the tensor's power, an error when they hold over half",
     remedy="draw it anew by a law without such tails",
     source="pytorch/pytorch#155588",
 )
@@ -79,7 +80,7 @@ def outliers(evidence: Evidence) -> Iterator[Finding]:
         if distance > SIGMAS and max(abs(signal.min), abs(signal.max)) <= ERASING:
             bulk = max(abs(signal.min), abs(signal.max)) / distance
             power = max(1 - (bulk / signal.rms) ** 2, 0.0)
-            severity = Severity.ERROR if power > HALF else Severity.WARNING if power > TWENTIETH else Severity.NOTE
+            severity = Severity.ERROR if power > HALF else Severity.WARNING if power > QUARTER else Severity.NOTE
             seen = f"a value {distance:.0f} standard deviations from the median; outliers hold {power:.1%} of the power"
             yield finding("F106", severity, node.name, seen, edits=(Edit(node.name, Normal(bulk)),))
 

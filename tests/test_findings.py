@@ -1,0 +1,258 @@
+"""Rules from both sides of their thresholds, on records written by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from fanin.errors import FaninError
+from fanin.fans import Axes, Block
+from fanin.findings import RULES, Evidence, Hidden, examine, explain, overview
+from fanin.graph import Graph, ParameterNode, Role
+from fanin.observations import BlockSignal, BufferSignal, Kind, LayerSignal, ParameterSignal
+from fanin.signals import Signals
+
+Shape = tuple[int, ...]
+WEIGHT = {"mean": 0.0, "std": 0.088, "rms": 0.088, "min": -0.3, "max": 0.3, "outlier": 4.0}
+"""A weight of 256 inputs before a ReLU, drawn by He's rule."""
+
+
+def node(name: str = "fc.weight", role: Role = Role.LINEAR, shape: Shape = (64, 256), **more: Any) -> ParameterNode:
+    axes = more.pop("axes", Axes() if len(shape) > 1 else Axes(in_axis=(), out_axis=(0,)))
+    return ParameterNode(name, shape, role, axes, **{"activation": "relu", **more})
+
+
+def signal(name: str = "fc.weight", shape: Shape = (64, 256), **more: Any) -> ParameterSignal:
+    return ParameterSignal(name, shape, **{**WEIGHT, **more})
+
+
+def layer(index: int, kind: Kind = Kind.WEIGHT, **more: Any) -> LayerSignal:
+    settings = {"name": f"l{index}", "module": f"l{index}", "target": "linear", "shape": (32, 64), "rms": 1.0, **more}
+    return LayerSignal(index=index, kind=kind, **settings)
+
+
+def codes(
+    nodes: list[ParameterNode], signals: list[ParameterSignal], *layers: LayerSignal, hidden: Any = (), **more: Any
+) -> dict[str, str]:
+    """The codes that are found, with their severities."""
+    graph = Graph(tuple(nodes))
+    evidence = Evidence(graph, Signals(tuple(layers), tuple(signals), graph, **more), hidden=hidden)
+    return {finding.code: str(finding.severity) for finding in reversed(examine(evidence))}
+
+
+def of_weight(**more: Any) -> dict[str, str]:
+    return codes([node()], [signal(**more)])
+
+
+def test_a_drawn_weight_is_healthy() -> None:
+    assert of_weight() == {}
+
+
+@pytest.mark.parametrize(
+    ("changed", "code", "severity"),
+    [
+        ({"duplicate_rows": 0.5}, "F101", "error"),
+        ({"duplicate_rows": 0.49}, "F101", "warning"),
+        ({"duplicate_columns": 1 / 256}, "F101", "warning"),
+        ({"repeats": 2, "duplicate_rows": 0.5}, "F103", "error"),
+        ({"non_finite": 1e-5}, "F104", "error"),
+        ({"max": 2.0**24, "outlier": 9.0}, "F105", "error"),
+        ({"subnormal": 0.002}, "F105", "error"),
+        ({"outlier": 15.0, "max": 1.15}, "F106", "note"),
+        ({"outlier": 20.0, "max": 1.4}, "F106", "warning"),
+        ({"outlier": 100.0, "max": 2.0}, "F106", "error"),
+        ({"zero": 0.25, "duplicate_rows": 15 / 64}, "F107", "error"),
+        ({"rms": 0.088 * 5.1, "std": 0.088 * 5.1}, "F201", "warning"),
+        ({"rms": 0.088 * 26, "std": 0.088 * 26}, "F201", "error"),
+        ({"rms": 0.088 / 33, "std": 0.088 / 33}, "F201", "warning"),
+    ],
+)
+def test_value_over_the_line(changed: dict[str, Any], code: str, severity: str) -> None:
+    assert of_weight(**changed).get(code) == severity
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"max": 2.0**22, "outlier": 9.0},
+        {"subnormal": 0.0009},
+        {"subnormal": 0.5, "dtype": "float16"},
+        {"outlier": 9.9, "max": 0.87},
+        {"zero": 1 / 64},
+        {"rms": 0.088 * 4.9, "std": 0.088 * 4.9},
+        {"rms": 0.088 / 31, "std": 0.088 / 31},
+    ],
+)
+def test_value_under_the_line(changed: dict[str, Any]) -> None:
+    assert of_weight(**changed) == {}
+
+
+def test_a_wrong_scale_before_a_norm_is_a_note() -> None:
+    found = codes([node(norm_after=True)], [signal(rms=0.0625 * 6, std=0.0625 * 6)])
+    assert found == {"F201": "note"}
+
+
+def test_a_misread_fan_is_named_by_its_std() -> None:
+    depthwise = node(shape=(96, 1, 3, 3), role=Role.CONV, axes=Axes(groups=96))
+    wrong, right = math.sqrt(2 / 864), math.sqrt(2 / 9)
+    assert codes([depthwise], [signal(shape=(96, 1, 3, 3), std=wrong, rms=wrong)]) == {"F201": "warning"}
+    assert codes([depthwise], [signal(shape=(96, 1, 3, 3), std=right, rms=right, max=1.0)]) == {}
+
+
+def test_twins_are_found_unless_frozen() -> None:
+    pair = [signal("a.weight"), signal("b.weight")]
+    assert codes([node("a.weight"), node("b.weight")], pair, twins=(("a.weight", "b.weight"),)) == {"F102": "warning"}
+    frozen = [node("a.weight"), node("b.weight", frozen=True)]
+    assert codes(frozen, pair, twins=(("a.weight", "b.weight"),)) == {}
+
+
+def test_buffers_may_be_infinite_but_not_nan() -> None:
+    assert codes([], [], buffers=(BufferSignal("mask", (4,), non_finite=0.5),)) == {}
+    assert codes([], [], buffers=(BufferSignal("freq", (4,), not_a_number=0.5),)) == {"F104": "error"}
+
+
+@pytest.mark.parametrize(("off", "expected"), [(0.051, {"F202": "error"}), (0.049, {})])
+def test_hidden_weight(off: float, expected: dict[str, str]) -> None:
+    assert codes([], [], hidden=(Hidden("fc.weight", "fc.weight_g", 0.01, 1.0, off),)) == expected
+
+
+@pytest.mark.parametrize(("rms", "expected"), [(0.1, {"F203": "warning"}), (0.0, {})])
+def test_padding_row(rms: float, expected: dict[str, str]) -> None:
+    table = node("e", Role.EMBEDDING, axes=Axes(in_axis=(0,), out_axis=(1,), one_hot=True), padding_row=0)
+    other = node("n", Role.NORM_SCALE, (64,))
+    ones = signal("n", (64,), mean=1.0, std=0.0, rms=1.0, min=1.0, max=1.0)
+    assert codes([table, other], [signal("e", padding_rms=rms), ones]) == expected
+
+
+@pytest.mark.parametrize(("rms", "severity"), [(3.3, None), (3.4, "warning"), (6.8, "error")])
+def test_logits_of_a_tied_matrix(rms: float, severity: str | None) -> None:
+    table = node("e", Role.EMBEDDING, (256, 64), axes=Axes(in_axis=(0,), out_axis=(1,), one_hot=True))
+    layers = (layer(0, Kind.EMBEDDING, weights=("e",)), layer(1, weights=("e",), rms=rms))
+    assert codes([table], [signal("e", (256, 64), std=1.0, rms=1.0, max=4.0)], *layers).get("F204") == severity
+
+
+@pytest.mark.parametrize(
+    ("values", "severity"),
+    [
+        ({"mean": 1.0, "min": 1.0, "max": 1.0, "std": 0.0, "rms": 1.0}, None),
+        ({"mean": 0.51, "min": 0.4, "max": 0.6, "std": 0.05, "rms": 0.51}, None),
+        ({"mean": 0.49, "min": 0.4, "max": 0.6, "std": 0.05, "rms": 0.49}, "warning"),
+        ({"mean": 2.01, "min": 2.0, "max": 2.1, "std": 0.01, "rms": 2.01}, "warning"),
+        ({"mean": 0.0, "min": -0.05, "max": 0.05, "std": 0.02, "rms": 0.02}, "error"),
+        ({"mean": 0.0, "min": 0.0, "max": 0.0, "std": 0.0, "rms": 0.0}, "error"),
+    ],
+)
+def test_norm_scale(values: dict[str, float], severity: str | None) -> None:
+    scale = node("n.weight", Role.NORM_SCALE, (64,))
+    assert codes([scale], [signal("n.weight", (64,), **values)]).get("F205") == severity
+
+
+def test_last_scale_of_a_branch_may_be_zero() -> None:
+    scale, last = node("n.weight", Role.NORM_SCALE, (64,)), node(tamed_by="n.weight", stream=0)
+    zero = signal("n.weight", (64,), mean=0.0, std=0.0, rms=0.0, min=0.0, max=0.0)
+    assert codes([last, scale], [signal(), zero]) == {}
+
+
+@pytest.mark.parametrize(("total", "severity"), [(-0.51, "warning"), (-0.49, "note"), (0.49, "note"), (0.51, None)])
+def test_forget_gate(total: float, severity: str | None) -> None:
+    rows = [Block(name, (range(i * 16, (i + 1) * 16),)) for i, name in enumerate("ifgo")]
+    bias = node("rnn.bias_ih_l0", Role.BIAS, (64,), axes=Axes(in_axis=(), out_axis=(0,), blocks=tuple(rows)))
+    means = tuple(BlockSignal(name, total if name == "f" else 0.0, 0.0) for name in "ifgo")
+    assert codes([bias], [signal("rnn.bias_ih_l0", (64,), blocks=means)]).get("F206") == severity
+
+
+@pytest.mark.parametrize(("dead", "severity"), [(0.65, None), (0.7, "warning"), (0.91, "error")])
+def test_dead_units(dead: float, severity: str | None) -> None:
+    act = layer(0, Kind.ACTIVATION, target="relu", dead=dead, seen=32)
+    assert codes([], [], act).get("F303") == severity
+
+
+@pytest.mark.parametrize(("share", "severity"), [(0.49, None), (0.51, "warning"), (0.91, "error")])
+def test_saturated_units(share: float, severity: str | None) -> None:
+    assert codes([], [], layer(0, Kind.ACTIVATION, target="tanh", saturated=share)).get("F304") == severity
+    assert codes([], [], layer(0, Kind.ACTIVATION, target="relu", saturated=share)) == {}
+
+
+def chain(*sizes: float, gradients: tuple[float, ...] = (), **more: Any) -> dict[str, str]:
+    """Plain layers whose outputs have these sizes, and the gradients of these."""
+    names = [f"{index}.weight" for index in range(len(sizes))]
+    layers = [
+        layer(i, weights=(name,), rms=size, grad_rms=gradients[i] if gradients else None)
+        for i, (name, size) in enumerate(zip(names, sizes, strict=True))
+    ]
+    loss_from = "projection" if gradients else ""
+    return codes([node(name) for name in names], [signal(name) for name in names], *layers, loss_from=loss_from, **more)
+
+
+def test_size_through_depth() -> None:
+    first = math.sqrt(2)  # Of an input of RMS 1, by He's gain.
+    assert chain(first, 1.0, 0.052) == {}
+    assert chain(first, 1.0, 0.048) == {"F301": "warning"}
+    assert chain(first, 1.0, 0.0024) == {"F301": "error"}
+    assert chain(first, 1.0, 19.0) == {}
+    assert chain(first, 1.0, 21.0) == {"F302": "warning"}
+    assert chain(first, 1.0, 410.0) == {"F302": "error"}
+
+
+def test_gradient_through_depth() -> None:
+    assert chain(1.4, 1.4, 1.4, gradients=(1.0, 20.0, 400.0)) == {}
+    assert chain(1.4, 1.4, 1.4, gradients=(1.0, 20.0, 410.0)) == {"F402": "warning"}
+    assert chain(1.4, 1.4, 1.4, gradients=(1.0, 20.0, 2e5)) == {"F402": "error"}
+    assert chain(1.4, 1.4, 1.4, gradients=(19.0, 4.0, 1.0)) == {}
+    assert chain(1.4, 1.4, 1.4, gradients=(21.0, 4.0, 1.0)) == {"F403": "warning"}
+    assert chain(1.4, 1.4, 1.4, gradients=(9e3, 4.0, 1.0)) == {"F403": "error"}
+
+
+@pytest.mark.parametrize(("last", "severity"), [(1 - 1 / 400, None), (1 - 1 / 410, "warning"), (1 - 1e-6, "error")])
+def test_collapse(last: float, severity: str | None) -> None:
+    layers = [layer(i, Kind.NORM, sample_cosine=value) for i, value in enumerate((0.0, 0.5, last))]
+    assert codes([], [], *layers).get("F305") == severity
+
+
+@pytest.mark.parametrize(("rms", "severity"), [(5.9, None), (6.1, "warning"), (61.0, "error")])
+def test_growing_stream(rms: float, severity: str | None) -> None:
+    sums = [layer(i, Kind.SUM, stream=0, rms=size, target="add") for i, size in enumerate((1.0, 1.0, 1.0, rms))]
+    assert codes([], [], *sums).get("F307") == severity
+
+
+@pytest.mark.parametrize(("entropy", "severity"), [(0.51, None), (0.49, "warning"), (0.19, "error")])
+def test_attention(entropy: float, severity: str | None) -> None:
+    assert codes([], [], layer(0, Kind.ATTENTION, entropy=entropy, keys=8.0)).get("F308") == severity
+
+
+@pytest.mark.parametrize(("loss", "severity"), [(3.4, None), (3.5, "warning"), (7.0, "error")])
+def test_first_loss(loss: float, severity: str | None) -> None:
+    assert codes([], [], loss=loss, uninformed=math.log(10)).get("F309") == severity
+
+
+def test_range_of_half_precision() -> None:
+    near = {"dtype": "float16", "rms": 100.0}
+    assert codes([], [], layer(0, max=8100.0, **near)).get("F310") is None
+    assert codes([], [], layer(0, max=8300.0, **near)).get("F310") == "warning"
+    assert codes([], [], layer(0, non_finite=1e-4, **near)).get("F310") == "error"
+    flushed = {"dtype": "float16", "grad_max": 5e-5, "grad_rms": 1e-6, "reached": True}
+    assert codes([node()], [signal(grad_zero=0.11, **flushed)], loss_from="given") == {"F406": "warning"}
+    assert codes([node()], [signal(grad_zero=0.09, **flushed)], loss_from="given") == {}
+
+
+def test_zeros_block_unless_they_move() -> None:
+    zero = {"mean": 0.0, "std": 0.0, "rms": 0.0, "min": 0.0, "max": 0.0, "zero": 1.0, "reached": True}
+    assert codes([node()], [signal(grad_rms=0.0, **zero)], loss_from="given") == {"F401": "error"}
+    assert codes([node()], [signal(grad_rms=1e-9, **zero)], loss_from="given") == {}
+
+
+def test_parameters_that_are_not_reached() -> None:
+    assert codes([node()], [signal(reached=False)], loss_from="given") == {"F405": "warning"}
+    assert codes([node(exercised=False)], [signal(reached=False)], loss_from="given") == {"F405": "note"}
+    assert codes([node(frozen=True)], [signal(reached=False)], loss_from="given") == {}
+
+
+def test_every_rule_explains_itself() -> None:
+    for code, rule in RULES.items():
+        assert explain(code.lower()).startswith(f"{code}: {rule.title}")
+        assert all((rule.why, rule.threshold, rule.remedy))
+        assert code in overview()
+    with pytest.raises(FaninError, match="needed: a rule's code"):
+        explain("F100")
