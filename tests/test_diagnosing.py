@@ -25,7 +25,6 @@ UNFIXED = {
     "gated_explosion": "a product of two signals is not homogeneous: no gain holds it at every scale",
     "vanishing_hard_sigmoid": "a hard sigmoid that carries its signal is saturated in part",
     "deep_sigmoid": "sigmoids lose correlation at any gain that does not saturate them",
-    "padding_row_drawn": "the sum over a text stays larger than the head's input should be",
     "saturated_value_head": "a regression that starts at random costs more than one that starts at zero",
     "sine_with_wrong_scale": "the factor within the sine stays",
 }

@@ -47,9 +47,12 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _carriers(evidence: Evidence) -> tuple[LayerSignal, ...]:
-    """What carries all of the signal: the sums of residual streams where there are some, else every layer."""
-    sums = tuple(layer for layer in evidence.signals.of_kind(Kind.SUM) if layer.stream is not None)
-    return sums if sums else evidence.signals.of_kind(*CARRIERS)
+    """What carries all of the signal: the sums of the deepest residual stream where there is one, else every layer.
+
+    Streams are not compared with each other: one that starts from a class token is the same for all samples at first.
+    """
+    streams = evidence.signals.streams.values()
+    return max(streams, key=len) if streams else evidence.signals.of_kind(*CARRIERS)
 
 
 def _last(evidence: Evidence) -> int:
