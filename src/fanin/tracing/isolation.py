@@ -19,6 +19,9 @@ from fanin.tracing.names import unwrap
 Substitute = Callable[[torch.Tensor], torch.Tensor]
 """What stands in the copy for a tensor of the model."""
 
+_IMMUTABLE = (int, float, bool, str, bytes, type, type(None), types.FunctionType, types.BuiltinFunctionType)
+"""What a copy may share: copying these one by one is most of the time that a copy takes."""
+
 _HOOKS = (
     "_forward_hooks",
     "_forward_pre_hooks",
@@ -115,6 +118,12 @@ class Isolated:
                 shell.__dict__[key] = type(value)(value)
 
     def _copy(self, value: Any) -> Any:
+        if isinstance(value, _IMMUTABLE):
+            return value
+        if type(value) is dict and all(
+            id(item) in self._memo or isinstance(item, _IMMUTABLE) for item in value.values()
+        ):
+            return {key: self._memo.get(id(item), item) for key, item in value.items()}
         try:
             return copy.deepcopy(value, self._memo)
         except Exception as error:  # anything may refuse to be copied: locks, generators, process groups
@@ -142,12 +151,11 @@ def _kept(hook: Any) -> bool:
 
 def fake_copy(model: nn.Module, mode: Any) -> Isolated:
     """A copy whose parameters and buffers have shapes only."""
-
-    def parameter(value: torch.Tensor) -> torch.Tensor:
-        fake = compatibility.fake_like(mode, value)
-        return nn.Parameter(fake, requires_grad=value.requires_grad)
-
-    return Isolated(model, parameter, lambda value: compatibility.fake_like(mode, value.detach()))
+    return Isolated(
+        model,
+        lambda value: compatibility.fake_parameter(mode, value),
+        lambda value: compatibility.fake_like(mode, value.detach()),
+    )
 
 
 def real_copy(model: nn.Module) -> Isolated:
