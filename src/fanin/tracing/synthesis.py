@@ -13,6 +13,9 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 BATCH = 2
 LENGTH = 16
+_WAVE = 15360
+"""About a second of sound: a multiple of all hop lengths in use (320, 640, 1920)."""
+
 _SECTIONS = ("text_config", "vision_config", "audio_config", "encoder", "decoder", "backbone_config", "text_encoder")
 _PARTNERS = ("decoder_input_ids", "pixel_values", "input_features", "input_values", "bbox")
 
@@ -78,12 +81,12 @@ def _other_shapes(chosen: dict[str, Any], settings: Settings) -> Iterator[Call]:
     if "pixel_values" in chosen:
         pixels = chosen["pixel_values"]
         if pixels.ndim == 4:
-            frames = int(settings.get("num_frames", default=8))
-            yield (), {**chosen, "pixel_values": pixels.unsqueeze(1).expand(-1, frames, -1, -1, -1)}
+            for frames in (int(settings.get("num_frames", default=8)), 2):
+                yield (), {**chosen, "pixel_values": pixels.unsqueeze(1).expand(-1, frames, -1, -1, -1)}
         for size in (224, 256, 512):
             yield (), {**chosen, "pixel_values": torch.empty(BATCH, pixels.shape[-3], size, size, device="meta")}
     if "input_values" in chosen:
-        yield (), {**chosen, "input_values": torch.empty(BATCH, 1, 4000, device="meta")}
+        yield (), {**chosen, "input_values": torch.empty(BATCH, 1, _WAVE, device="meta")}
         yield (), {**chosen, "input_values": _spectrogram(settings)}
     if "input_features" in chosen:
         yield (), {**chosen, "input_features": _spectrogram(settings)}
@@ -106,6 +109,11 @@ def _pixels(settings: Settings) -> torch.Tensor:
     return torch.empty(BATCH, channels, int(height), int(width), device="meta")
 
 
+def _video(settings: Settings) -> torch.Tensor:
+    frames = int(settings.get("num_frames", "frames_per_clip", default=8))
+    return _pixels(settings).unsqueeze(1).expand(-1, frames, -1, -1, -1)
+
+
 def _features(settings: Settings) -> torch.Tensor:
     bins = int(settings.get("num_mel_bins", "input_feat_per_channel", "feature_size", default=80, section="audio"))
     longest = settings.get("max_source_positions", default=0, section="audio")
@@ -124,8 +132,8 @@ def _wave(settings: Settings) -> torch.Tensor:
     if settings.get("num_mel_bins") and settings.get("max_length"):
         return _spectrogram(settings)
     if settings.get("audio_channels"):
-        return torch.empty(BATCH, int(settings.get("audio_channels")), 4000, device="meta")
-    return torch.empty(BATCH, 4000, device="meta")
+        return torch.empty(BATCH, int(settings.get("audio_channels")), _WAVE, device="meta")
+    return torch.empty(BATCH, _WAVE, device="meta")
 
 
 def _patches(settings: Settings) -> torch.Tensor:
@@ -155,6 +163,7 @@ _MAKERS: dict[str, Callable[[Settings], torch.Tensor]] = {
     "input_values": _wave,
     "decoder_input_ids": _ids,
     "bbox": _boxes,
+    "pixel_values_videos": _video,
     "hidden_states": _embeddings,
     "inputs_embeds": _embeddings,
     "audio_mel": _features,
