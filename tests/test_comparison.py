@@ -320,8 +320,10 @@ def test_a_script_needs_no_main_guard(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sends Unix signals to a group")
 def test_ctrl_c_keeps_what_is_finished_and_leaves_no_orphan(tmp_path: Path) -> None:
+    # A job in the background of a shell ignores SIGINT from birth; a person's terminal does not.
     body = """
-    import os
+    import os, signal
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     def loss(output, y, calls=[0]):
         calls[0] += 1
         os.write(1, f"pid {os.getpid()} {calls[0]}\\n".encode())
