@@ -51,9 +51,9 @@ def race(runs: int, *contestants: Callable[[], object]) -> list[list[float]]:
     return times
 
 
-def ratio(above: list[float], below: list[float], digits: int = 2) -> float:
+def ratio(above: list[float], below: list[float]) -> float:
     """Return the median over the rounds of how many times longer one took than the other."""
-    return round(statistics.median(a / b for a, b in zip(above, below, strict=True)), digits)
+    return round(statistics.median(a / b for a, b in zip(above, below, strict=True)), 2)
 
 
 def elementwise(threads: int, runs: int) -> list[Row]:
@@ -111,18 +111,19 @@ def row(
 
 
 def column_shards(runs: int) -> list[Row]:
-    """What an element costs in a column shard, in parts of what it costs in the whole."""
+    """Draw as many elements in column shards as in the whole; what an element costs there, relative to here."""
     torch.set_num_threads(1)
     law, rows = Normal(0.0, 1.0), []
     whole = torch.empty(4096, 4096)
     for width in (2048, 512, 128, 32):
         shard = torch.empty(4096, width)
 
-        def draw(shard: torch.Tensor = shard) -> object:
-            return fill_(shard, law, KEY, global_shape=(4096, 4096), offset=(0, 7))
+        def draw(shard: torch.Tensor = shard, times: int = 4096 // width) -> None:
+            for _ in range(times):
+                fill_(shard, law, KEY, global_shape=(4096, 4096), offset=(0, 7))
 
-        taken = race(runs, draw, lambda: fill_(whole, law, KEY))
-        rows.append({"width": width, "of": 4096, "relative_cost": round(ratio(*taken, digits=6) * 4096 / width, 2)})
+        shards, wholes = race(runs, draw, lambda: fill_(whole, law, KEY))
+        rows.append({"width": width, "of": 4096, "relative_cost": ratio(shards, wholes)})
     return rows
 
 
@@ -186,10 +187,15 @@ def machine() -> Row:
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        name = next(
-            (line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line), name
-        )
-    return {"processor": name, "cores": os.cpu_count(), "torch": torch.__version__, "date": date.today().isoformat()}
+        models = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = models[0] if models else name
+    return {
+        "processor": name,
+        "cores": os.cpu_count(),
+        "load_before": round(os.getloadavg()[0], 1),
+        "torch": torch.__version__,
+        "date": date.today().isoformat(),
+    }
 
 
 def main() -> None:
