@@ -11,11 +11,12 @@ from fanin.tracing.dataflow import activations_of
 from fanin.tracing.layouts import axes_of
 from fanin.tracing.modules import GRU_GATES, LSTM_GATES
 from fanin.tracing.packing import Packing
+from fanin.tracing.passages import LAST, Terminal
 from fanin.tracing.records import Operation, Value
 from fanin.tracing.roles import role_of
 from fanin.tracing.uses import Use, find_uses
 from fanin.tracing.vocabulary import CONTRACTIONS, PAIRS, RECURRENCES, VIEWS
-from fanin.tracing.walks import LAST, Terminal, Walker
+from fanin.tracing.walks import Walker
 
 _LAYERS = frozenset({Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE, Role.EMBEDDING})
 _SHAPED = frozenset({*_LAYERS, Role.BIAS})

@@ -16,10 +16,11 @@ from fanin.fans import Block
 from fanin.tracing import compatibility
 from fanin.tracing.activations import feeds_gate
 from fanin.tracing.layouts import channel_axis
+from fanin.tracing.passages import Passage, Step, Terminal
 from fanin.tracing.records import Operation, Value
 from fanin.tracing.uses import Use
 from fanin.tracing.vocabulary import MOVES
-from fanin.tracing.walks import Passage, Step, Terminal, Walker
+from fanin.tracing.walks import Walker
 
 _MOST_VISITS = 4
 _LARGE = 1 << 16

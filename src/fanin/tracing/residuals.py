@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fanin.tracing.dataflow import Flow, activations_of, contracts, is_activation, is_signal
 from fanin.tracing.norms import HandNorm
 from fanin.tracing.records import Operation, Space, Value
-from fanin.tracing.vocabulary import ACTIVATIONS, ATTENTION, CONTRACTIONS, MOVES, NORMS, PRODUCTS, RULES, SUMS
+from fanin.tracing.vocabulary import ACTIVATIONS, ATTENTION, CONTRACTIONS, MOVES, NORMS, RULES, SUMS
 
 
 @dataclass(slots=True, eq=False)
@@ -199,11 +199,6 @@ def _can_be_skipped(value: Value) -> bool:
             if user.target in MOVES and user.output.space == Space.WEIGHT:
                 waiting += user.outputs
     return False
-
-
-def is_product_with_signal(operation: Operation) -> bool:
-    """Whether two signals are multiplied here."""
-    return operation.target in PRODUCTS and len(activations_of(operation)) > 1
 
 
 def is_weight_slot(operation: Operation, argument: str) -> bool:

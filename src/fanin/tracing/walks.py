@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from fanin.graph import Activation
 from fanin.tracing.activations import ActivationFinder, registered_activation
 from fanin.tracing.attention import find_attention
 from fanin.tracing.dataflow import Flow, activations_of, carries, contracts, is_activation, is_signal
 from fanin.tracing.norms import find_norms
+from fanin.tracing.passages import LAST, Passage, Step, Terminal
 from fanin.tracing.records import Operation, Run, Space, Value
-from fanin.tracing.residuals import Residual, Residuals, is_weight_slot
+from fanin.tracing.residuals import Residuals, is_weight_slot
 from fanin.tracing.vocabulary import (
     ATTENTION,
     CONTRACTIONS,
@@ -27,60 +28,6 @@ from fanin.tracing.vocabulary import (
     SELECTING,
     SUMS,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Passage:
-    """What a signal went through so far.
-
-    Args:
-        normed: a norm came before any sum, product or non-linearity.
-        broken: a sum with another signal or a product came.
-        scales: names of the learned scales, in order.
-        gated: a product with a signal that was not computed from this one.
-        bent: a non-linearity came.
-    """
-
-    normed: bool = False
-    broken: bool = False
-    scales: tuple[str, ...] = ()
-    gated: bool = False
-    bent: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Terminal:
-    """Where a walk ends.
-
-    Args:
-        kind: ``activation``, ``weight``, ``output``, ``residual``, ``skip``, or ``opaque``.
-        name: of the activation, or of the operation.
-        index: of the operation that ends it; a large number for the output.
-        passage: what came before.
-        exit: the result of the non-linearity, where there is one.
-        residual: the sum, where it is one.
-        entry: the value that entered the non-linearity.
-    """
-
-    kind: str
-    name: str
-    index: int
-    passage: Passage
-    exit: Value | None = None
-    residual: Residual | None = None
-    entry: Value | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Step:
-    """One transparent operation on the way: from a value to its outputs."""
-
-    operation: Operation
-    outputs: tuple[Value, ...]
-    passage: Passage
-
-
-LAST = 1 << 40
 
 
 class Walker:
@@ -329,8 +276,3 @@ def _is_broadcast(partner: Value, value: Value) -> bool:
     if len(value.shape) <= 3:
         return shape[-1] == 1 and value.shape[-1] > 1
     return shape[1] == 1 and value.shape[1] > 1 and shape[-1] == 1
-
-
-def separates(operation: Operation) -> bool:
-    """Whether a move can take parts of a packed weight apart."""
-    return operation.target in SELECTING
