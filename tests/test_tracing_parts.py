@@ -236,3 +236,12 @@ def test_a_graph_survives_json_with_what_was_traced() -> None:
     graph = trace(nn.Sequential(nn.Linear(4, 8), nn.LeakyReLU(0.3), nn.Linear(8, 2)), torch.zeros(2, 4))
     assert Graph.from_json(graph.to_json()) == graph
     assert "leaky_relu" in graph.explain("0.weight")
+
+
+def test_a_layer_on_a_transposed_signal_gives_a_contiguous_one() -> None:
+    def transposed(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return torch.relu(F.linear(x.transpose(0, 1), w).view(-1))
+
+    node = only((4, 4), transposed, 2, 3, 4)
+    assert trace(Weight((4, 4), transposed), torch.zeros(2, 3, 4)).source == "fake"
+    assert node.activation == "relu"

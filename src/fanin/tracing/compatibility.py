@@ -226,8 +226,8 @@ def quick_result(target: str, named: dict[str, Any]) -> torch.Tensor | None:
     shape = rule(signal, named)
     if shape is None:
         return None
-    same = tuple(signal.shape) == shape
-    return fake_tensor(signal.fake_mode, shape, signal.dtype, signal.stride() if same else None)
+    # Norms keep the memory format of what they are given; products make a contiguous result.
+    return fake_tensor(signal.fake_mode, shape, signal.dtype, signal.stride() if target == "batch_norm" else None)
 
 
 Shape = tuple[int, ...]

@@ -17,6 +17,7 @@ QUESTIONS = frozenset({"item", "_local_scalar_dense", "is_nonzero", "equal", "al
 SIZED = frozenset(
     {"nonzero", "nonzero_numpy", "masked_select", "unique", "_unique", "_unique2", "unique_dim", "unique_consecutive"}
     | {"torchvision::nms", "where", "index", "repeat_interleave", "bincount", "argwhere", "expand"}
+    | {"split_with_sizes"}
 )
 """Operations whose result has a size that depends on data, in some or all of their forms."""
 
@@ -61,6 +62,8 @@ class Guesses:
             return _repeat(func, named, args, kwargs)
         if target == "expand":
             return _expanded(func, named)
+        if target == "split_with_sizes":
+            return func(given, _fitting(named["split_sizes"], given.shape[named.get("dim", 0)]), named.get("dim", 0))
         return func(*args, **kwargs)
 
 
@@ -93,6 +96,13 @@ def _index(func: Any, named: dict[str, Any]) -> Any:
         else:
             indices.append(index)
     return func(named["self"], indices)
+
+
+def _fitting(sizes: list[int], total: int) -> list[int]:
+    """Sizes as given where they add up; as even as can be where they were guessed."""
+    if sum(sizes) == total:
+        return sizes
+    return [total // len(sizes) + (place < total % len(sizes)) for place in range(len(sizes))]
 
 
 def _expanded(func: Any, named: dict[str, Any]) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -13,11 +14,15 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 BATCH = 2
 LENGTH = 16
+_BINS = ("num_mel_bins", "input_feat_per_channel", "input_feat_size", "feature_size")
 _WAVE = 15360
 """About a second of sound: a multiple of all hop lengths in use (320, 640, 1920)."""
 
-_SECTIONS = ("text_config", "vision_config", "audio_config", "encoder", "decoder", "backbone_config", "text_encoder")
-_PARTNERS = ("decoder_input_ids", "pixel_values", "input_features", "input_values", "bbox")
+_SECTIONS = (
+    *("text_config", "vision_config", "audio_config", "encoder", "decoder", "backbone_config", "text_encoder"),
+    *("encoder_config", "decoder_config"),
+)
+_PARTNERS = ("input_ids", "decoder_input_ids", "pixel_values", "input_features", "input_values", "bbox")
 
 
 class Settings:
@@ -50,7 +55,7 @@ def transformers_calls(model: nn.Module) -> Iterator[Call]:
     main = str(model.main_input_name)
     if main not in accepted:
         main = next((name for name in (*_MAKERS, *_PARTNERS) if name in accepted), main)
-    made = {name: maker(settings) for name, maker in _MAKERS.items() if name in accepted}
+    made = dict(_made(settings, accepted))
     if main not in made:
         return
     chosen = {main: made[main]}
@@ -74,6 +79,16 @@ def transformers_calls(model: nn.Module) -> Iterator[Call]:
     if "use_cache" in accepted:
         yield (), {**chosen, "use_cache": False}
     yield from _other_shapes(chosen, settings)
+    if "pixel_values" in everything and "pixel_values" not in chosen:
+        yield from _other_shapes(everything, settings)
+
+
+def _made(settings: Settings, accepted: Iterable[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """What can be made of the accepted arguments; a strange configuration makes fewer, not an error."""
+    for name in accepted:
+        if name in _MAKERS:
+            with contextlib.suppress(TypeError, ValueError, AttributeError, RuntimeError):
+                yield name, _MAKERS[name](settings)
 
 
 def _other_shapes(chosen: dict[str, Any], settings: Settings) -> Iterator[Call]:
@@ -115,7 +130,7 @@ def _video(settings: Settings) -> torch.Tensor:
 
 
 def _features(settings: Settings) -> torch.Tensor:
-    bins = int(settings.get("num_mel_bins", "input_feat_per_channel", "feature_size", default=80, section="audio"))
+    bins = int(settings.get(*_BINS, default=80, section="audio"))
     longest = settings.get("max_source_positions", default=0, section="audio")
     if settings.kind.startswith("whisper") and longest:
         return torch.empty(BATCH, bins, 2 * int(longest), device="meta")
@@ -123,7 +138,7 @@ def _features(settings: Settings) -> torch.Tensor:
 
 
 def _spectrogram(settings: Settings) -> torch.Tensor:
-    bins = int(settings.get("num_mel_bins", "feature_size", "input_feat_per_channel", default=80))
+    bins = int(settings.get(*_BINS, default=80))
     length = int(settings.get("max_length", default=128))
     return torch.empty(BATCH, length, bins, device="meta")
 
@@ -166,6 +181,7 @@ _MAKERS: dict[str, Callable[[Settings], torch.Tensor]] = {
     "pixel_values_videos": _video,
     "hidden_states": _embeddings,
     "inputs_embeds": _embeddings,
+    "qformer_input_ids": _ids,
     "audio_mel": _features,
     "input_features_mask": _mask,
     "audio_mel_mask": _mask,
