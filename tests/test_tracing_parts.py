@@ -245,3 +245,35 @@ def test_a_layer_on_a_transposed_signal_gives_a_contiguous_one() -> None:
     node = only((4, 4), transposed, 2, 3, 4)
     assert trace(Weight((4, 4), transposed), torch.zeros(2, 3, 4)).source == "fake"
     assert node.activation == "relu"
+
+
+@pytest.mark.parametrize(
+    ("layer", "signal"),
+    [
+        (nn.Linear(4, 3), torch.zeros(2, 5, 4)),
+        (nn.Linear(4, 4), torch.zeros(5, 2, 4).transpose(0, 1)),
+        (nn.LayerNorm(4), torch.zeros(2, 5, 4)),
+        (nn.LayerNorm(4), torch.zeros(2, 4, 5).transpose(1, 2)),
+        (nn.BatchNorm2d(3), torch.zeros(2, 3, 5, 5)),
+        (nn.BatchNorm2d(3), torch.zeros(2, 3, 5, 5).to(memory_format=torch.channels_last)),
+        (nn.BatchNorm1d(3), torch.zeros(2, 5, 3).transpose(1, 2)),
+        (nn.BatchNorm1d(3), torch.zeros(2, 3)),
+    ],
+    ids=str,
+)
+def test_results_made_directly_are_those_of_torch(layer: nn.Module, signal: torch.Tensor) -> None:
+    expected = layer.eval()(signal)
+    seen = {}
+
+    class Watching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.layer(x)
+            seen.update(shape=tuple(y.shape), strides=y.stride(), dtype=y.dtype)
+            return y
+
+    assert trace(Watching(), signal).source == "fake"
+    assert seen == {"shape": tuple(expected.shape), "strides": expected.stride(), "dtype": expected.dtype}

@@ -226,8 +226,9 @@ def quick_result(target: str, named: dict[str, Any]) -> torch.Tensor | None:
     shape = rule(signal, named)
     if shape is None:
         return None
-    # Norms keep the memory format of what they are given; products make a contiguous result.
-    return fake_tensor(signal.fake_mode, shape, signal.dtype, signal.stride() if target == "batch_norm" else None)
+    # Images keep their memory format; everything else comes out contiguous.
+    keeps = target == "batch_norm" and signal.ndim == 4
+    return fake_tensor(signal.fake_mode, shape, signal.dtype, signal.stride() if keeps else None)
 
 
 Shape = tuple[int, ...]
@@ -243,7 +244,9 @@ def _linear(signal: torch.Tensor, named: dict[str, Any]) -> Shape | None:
 def _batch_norm(signal: torch.Tensor, named: dict[str, Any]) -> Shape | None:
     mean = named.get("running_mean")
     fits = signal.ndim > 1 and mean is not None and mean.shape == signal.shape[1:2] and mean.dtype == signal.dtype
-    return tuple(signal.shape) if fits and not named.get("training") else None
+    dense = signal.ndim < 4 or signal.is_contiguous()
+    dense = dense or (signal.ndim == 4 and signal.is_contiguous(memory_format=torch.channels_last))
+    return tuple(signal.shape) if fits and dense and not named.get("training") else None
 
 
 def _layer_norm(signal: torch.Tensor, named: dict[str, Any]) -> Shape | None:
