@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,6 +29,9 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 SOURCES = ("fake", "optimistic", "real")
 """The ways of running a model, the cheapest first."""
+
+_ONE_AT_A_TIME = threading.RLock()
+"""Flags of torch and global random states, which a run sets back, belong to all threads."""
 
 _LARGEST_MATERIALISED = 50_000_000
 _UNTRIED = "the model could not be run without data"
@@ -128,7 +132,7 @@ def _attempt(model: nn.Module, base: Graph, call: Call, attempt: _Attempt, notes
     names = {id(entry.parameter): entry.name for entry in named_parameters(model)}
     run = Run(attempt.source)
     try:
-        with preserved_randomness(), compatibility.plain_execution():
+        with _ONE_AT_A_TIME, preserved_randomness(), compatibility.plain_execution():
             if attempt.source == "real":
                 isolated, mode = real_copy(model), None
             else:
