@@ -277,3 +277,15 @@ def test_results_made_directly_are_those_of_torch(layer: nn.Module, signal: torc
 
     assert trace(Watching(), signal).source == "fake"
     assert seen == {"shape": tuple(expected.shape), "strides": expected.stride(), "dtype": expected.dtype}
+
+
+def test_sizes_that_depend_on_known_numbers_are_exact() -> None:
+    def masked(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        keep = torch.arange(4) % 2 == 0
+        assert keep.any().item()
+        y = F.linear(x, w)[:, keep]
+        assert y.shape[1] == len(torch.nonzero(keep)) == 2
+        return torch.cat([torch.tanh(y), torch.relu(F.linear(x, w)[:, ~keep])], 1)
+
+    graph = trace(Weight((4, 4), masked), torch.zeros(3, 4))
+    assert graph.source == "fake"

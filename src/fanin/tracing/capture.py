@@ -17,7 +17,7 @@ from fanin.tracing import compatibility, optimistic
 from fanin.tracing.records import Operation, Run, Value
 from fanin.tracing.vocabulary import FILLED, SHAPE_ONLY
 
-_LARGEST_CONSTANT = 1 << 16
+_LARGEST_CONSTANT = 1 << 20
 _MOST_OPERATIONS = 200_000
 
 _NOT_RECORDED = frozenset({"device", "size", "sym_size", "stride", "is_contiguous", "numel", "dim", "storage_offset"})
@@ -28,9 +28,10 @@ class Recorder(compatibility.DispatchMode):
 
     supports_higher_order_operators = True
 
-    def __init__(self, run: Run, guess: bool = False) -> None:
+    def __init__(self, run: Run, mode: Any = None, guess: bool = False) -> None:
         super().__init__()
         self.run = run
+        self.mode = mode
         self.guess = guess
         self.path: list[str] = []
         self.protected: set[int] = set()
@@ -101,7 +102,9 @@ class Recorder(compatibility.DispatchMode):
         if known:
             return answer
         constants = self._compute(func, target, arguments, args, kwargs, bool(written))
-        result = self._call(func, target, named, args, kwargs)
+        result = self._exact(func, target, named, arguments, constants)
+        if result is None:
+            result = self._call(func, target, named, args, kwargs)
         if target not in _NOT_RECORDED:
             self._record(func, target, arguments, result, written, constants)
         return result
@@ -123,6 +126,27 @@ class Recorder(compatibility.DispatchMode):
         if self.guess and all(compatibility.is_fake(item) for item in named.values() if isinstance(item, torch.Tensor)):
             return True, self._guesses.answer(target, named)
         return False, None
+
+    def _exact(self, func: Any, target: str, named: dict[str, Any], arguments: dict[str, Any], constants: Any) -> Any:
+        """A result whose size depends on numbers that are known: on a constant mask, say."""
+        if self.mode is None or target not in optimistic.SIZED or target in optimistic.VIEWS:
+            return None
+        if constants is not None:
+            fakes = [compatibility.fake_like(self.mode, constant) for constant in constants]
+            single = len(func._schema.returns) == 1 and str(func._schema.returns[0].type) == "Tensor"
+            return fakes[0] if single else fakes if len(func._schema.returns) == 1 else tuple(fakes)
+        masks = [value for value in arguments.get("indices", ()) if value is not None and value.dtype is torch.bool]
+        if target != "index" or not masks or any(mask.constant is None for mask in masks):
+            return None
+        indices: list[torch.Tensor | None] = []
+        for given, value in zip(named["indices"], arguments["indices"], strict=True):
+            if value in masks:
+                indices += [
+                    compatibility.fake_like(self.mode, place) for place in value.constant.nonzero(as_tuple=True)
+                ]
+            else:
+                indices.append(given)
+        return func(named["self"], indices)
 
     def _call(self, func: Any, target: str, named: dict[str, Any], args: Any, kwargs: Any) -> Any:
         quick = compatibility.quick_result(target, named)

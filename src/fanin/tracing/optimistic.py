@@ -21,6 +21,9 @@ SIZED = frozenset(
 )
 """Operations whose result has a size that depends on data, in some or all of their forms."""
 
+VIEWS = frozenset({"expand", "split_with_sizes"})
+"""Those of them that give views, with sizes that were guessed before."""
+
 CAP = 4
 
 

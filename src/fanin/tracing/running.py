@@ -34,7 +34,7 @@ def run_model(
         mode: the fake mode, or None to compute.
         training: whether the copy runs as in training.
     """
-    recorder = Recorder(run, guess=run.source == "optimistic")
+    recorder = Recorder(run, mode, guess=run.source == "optimistic")
     for original, stand_in in isolated.parameters:
         run.parameters[names[id(original)]] = recorder.register(stand_in, "parameter", names[id(original)])
         if mode is None:

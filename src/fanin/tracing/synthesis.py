@@ -98,13 +98,15 @@ def _other_shapes(chosen: dict[str, Any], settings: Settings) -> Iterator[Call]:
         if pixels.ndim == 4:
             for frames in (int(settings.get("num_frames", default=8)), 2):
                 yield (), {**chosen, "pixel_values": pixels.unsqueeze(1).expand(-1, frames, -1, -1, -1)}
-        for size in (224, 256, 512):
+        for size in (1024, 256, 512):
             yield (), {**chosen, "pixel_values": torch.empty(BATCH, pixels.shape[-3], size, size, device="meta")}
     if "input_values" in chosen:
         yield (), {**chosen, "input_values": torch.empty(BATCH, 1, _WAVE, device="meta")}
         yield (), {**chosen, "input_values": _spectrogram(settings)}
     if "input_features" in chosen:
         yield (), {**chosen, "input_features": _spectrogram(settings)}
+        bins = chosen["input_features"].shape[-1]
+        yield (), {**chosen, "input_features": torch.empty(BATCH, bins, 3000, device="meta")}
 
 
 def _ids(settings: Settings) -> torch.Tensor:
@@ -127,6 +129,11 @@ def _pixels(settings: Settings) -> torch.Tensor:
 def _video(settings: Settings) -> torch.Tensor:
     frames = int(settings.get("num_frames", "frames_per_clip", default=8))
     return _pixels(settings).unsqueeze(1).expand(-1, frames, -1, -1, -1)
+
+
+def _series(settings: Settings) -> torch.Tensor:
+    channels = int(settings.get("num_input_channels", "input_size", default=1))
+    return torch.empty(BATCH, int(settings.get("context_length", default=32)), channels, device="meta")
 
 
 def _features(settings: Settings) -> torch.Tensor:
@@ -179,6 +186,7 @@ _MAKERS: dict[str, Callable[[Settings], torch.Tensor]] = {
     "decoder_input_ids": _ids,
     "bbox": _boxes,
     "pixel_values_videos": _video,
+    "past_values": _series,
     "hidden_states": _embeddings,
     "inputs_embeds": _embeddings,
     "qformer_input_ids": _ids,
