@@ -141,9 +141,9 @@ class Recorder(compatibility.DispatchMode):
         indices: list[torch.Tensor | None] = []
         for given, value in zip(named["indices"], arguments["indices"], strict=True):
             if value in masks:
-                indices += [
-                    compatibility.fake_like(self.mode, place) for place in value.constant.nonzero(as_tuple=True)
-                ]
+                with compatibility.no_modes():
+                    places = value.constant.nonzero(as_tuple=True)
+                indices += [compatibility.fake_like(self.mode, place) for place in places]
             else:
                 indices.append(given)
         return func(named["self"], indices)
