@@ -3,8 +3,9 @@
     python benchmarks/sampling.py                # the table, stored in docs/benchmarks/sampling.json
     python benchmarks/sampling.py --tails        # also a billion draws, to count what lies beyond 4σ and 5σ
 
-Every figure is the median of several runs; the contestants take turns, so that a busy machine slows all of them. After
-each run there is a pause: torch's idle threads spin for a while and would take a core from whoever comes next.
+Every figure is the median of several runs; the contestants take turns, so that a busy machine slows all of them. Before
+each run there is a pause: torch's idle threads spin for a while and would take a core from whoever comes next. Rounds
+during which other processes used the machine are repeated, for ten minutes at most.
 """
 
 from __future__ import annotations
@@ -41,14 +42,50 @@ Row = dict[str, Any]
 def race(runs: int, *contestants: Callable[[], object]) -> list[list[float]]:
     """Time contestants in turns, after a first round that does not count; return each one's milliseconds by round."""
     times: list[list[float]] = [[] for _ in contestants]
-    for run in range(runs + 1):
-        for contestant, taken in zip(contestants, times, strict=True):
-            time.sleep(PAUSE)
-            begin = time.perf_counter()
-            contestant()
-            if run > 0:
-                taken.append((time.perf_counter() - begin) * 1e3)
+    for contestant in contestants:
+        contestant()
+    while len(times[0]) < runs:
+        before, round_begin = others_seconds(), time.perf_counter()
+        taken = [timed(contestant) for contestant in contestants]
+        others = (others_seconds() - before) / (time.perf_counter() - round_begin)
+        if others < DISTURBED or PATIENCE.spent():
+            disturbances.append(others)
+            for one, milliseconds in zip(times, taken, strict=True):
+                one.append(milliseconds)
     return times
+
+
+def timed(contestant: Callable[[], object]) -> float:
+    time.sleep(PAUSE)
+    begin = time.perf_counter()
+    contestant()
+    return (time.perf_counter() - begin) * 1e3
+
+
+def others_seconds() -> float:
+    """Return the processor time that other processes have used so far; 0 where the system does not tell."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return 0.0
+    user, nice, system = (int(ticks) for ticks in stat.read_text().split(maxsplit=4)[1:4])
+    mine = os.times()
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK") - sum(mine[:4])
+
+
+class Patience:
+    """How long, in all, rounds that other processes disturbed are repeated before they are counted after all."""
+
+    def __init__(self, seconds: float) -> None:
+        self.end = time.monotonic() + seconds
+
+    def spent(self) -> bool:
+        return time.monotonic() > self.end
+
+
+DISTURBED = 0.15
+"""Processors that others use on average during a round from which on it is repeated."""
+PATIENCE = Patience(600)
+disturbances: list[float] = []
 
 
 def ratio(above: list[float], below: list[float]) -> float:
@@ -192,7 +229,6 @@ def machine() -> Row:
     return {
         "processor": name,
         "cores": os.cpu_count(),
-        "load_before": round(os.getloadavg()[0], 1),
         "torch": torch.__version__,
         "date": date.today().isoformat(),
     }
@@ -211,6 +247,7 @@ def main() -> None:
     show("orthogonal matrices, milliseconds", stored["orthogonal"])
     stored["column_shards"] = column_shards(arguments.runs)
     show("column shards: the cost of an element, relative to the whole tensor's", stored["column_shards"])
+    stored["machine"]["others_used_processors"] = round(statistics.median(disturbances), 2)
     if arguments.tails:
         stored["tails"] = tails()
         show("tails", stored["tails"])
