@@ -55,6 +55,8 @@ def test_check_exits_by_what_it_found() -> None:
 def test_explain_teaches_a_code_and_lists_all() -> None:
     assert "F101" in call("explain")
     assert "equal" in call("explain", "F101")
+    assert json.loads(call("explain", "--json"))["F101"] == "units that are equal"
+    assert "equal" in json.loads(call("explain", "f101", "--json"))["F101"]
 
 
 def test_apply_writes_what_the_plan_says(workshop: Path) -> None:

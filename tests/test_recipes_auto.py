@@ -123,3 +123,21 @@ def test_auto_trains_where_the_default_is_lost() -> None:
     lost = model(images).std(0).mean().item()
     fanin.initialize(model, images)
     assert lost < 1e-6 < 1e-3 < model(images).std(0).mean().item()
+
+
+def test_positions_are_no_louder_than_the_tied_embedding() -> None:
+    class Language(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tokens, self.places = nn.Embedding(40, 16), nn.Embedding(8, 16)
+            self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 40, bias=False)
+            self.head.weight = self.tokens.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.norm(self.tokens(x) + self.places(torch.arange(x.shape[1]))))
+
+    with torch.random.fork_rng(devices=[]):
+        plan = fanin.plan(Language(), torch.zeros(2, 8, dtype=torch.long))
+    assert plan["tokens.weight"].std == pytest.approx(1 / 4)
+    assert plan["places.weight"].role == Role.POSITION
+    assert plan["places.weight"].std == pytest.approx(1 / 4)

@@ -67,10 +67,16 @@ def check(
     raise typer.Exit(0 if found.ok else 1)
 
 
-def explain(code: Annotated[str, typer.Argument(help="Such as F101; nothing lists all.")] = "") -> None:
+def explain(
+    code: Annotated[str, typer.Argument(help="Such as F101; nothing lists all.")] = "", as_json: AsJson = False
+) -> None:
     """Say what a finding's code means, why it matters and where that is from."""
     from fanin import findings
 
+    if as_json:
+        known = {name: rule.title for name, rule in findings.RULES.items()}
+        print(json.dumps({code.upper(): findings.explain(code)} if code else known, indent=1, ensure_ascii=False))
+        return
     print(findings.explain(code) if code else findings.overview())
 
 

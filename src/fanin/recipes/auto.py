@@ -1,6 +1,6 @@
 """The automatic recipe: the field's rules of thumb, made precise by what the graph knows of each parameter.
 
-Each rule was decided by races; `docs/decisions.md` keeps the record.
+Rules were chosen by small races; `docs/decisions.md` keeps the record, and says how small.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fanin.plans import Plan
 from fanin.recipes.classic import beside_weights, for_each_block
 from fanin.recipes.following import LINEAR, following
 from fanin.recipes.registry import register
-from fanin.schemes import Keep, Normal, Ones, Orthogonal, Packed, ScaledOrthogonal, Scheme, VarianceScaling, Zeros
+from fanin.schemes import Normal, Ones, Orthogonal, Packed, ScaledOrthogonal, Scheme, VarianceScaling, Zeros
 
 DEEP = 8
 """Plain layers from which on Gaussian matrices lose to orthogonal ones: their fluctuations add up over the depth."""
@@ -35,7 +35,8 @@ def auto(graph: Graph) -> Plan:
     normed = any(node.role == Role.NORM_SCALE or node.norm_after for node in nodes)
     gated = any("gate_value" in (node.activation, *(block.activation for block in node.axes.blocks)) for node in nodes)
     streams = any(node.stream is not None for node in nodes)
-    chooser = _Chooser(plain_depth(graph), HEAD if normed or streams else PLAIN_HEAD, gated and not normed)
+    tied = any(node.role == Role.EMBEDDING and node.aliases for node in nodes)
+    chooser = _Chooser(plain_depth(graph), HEAD if normed or streams else PLAIN_HEAD, gated and not normed, tied)
     return Plan.of(graph, "auto", chooser.choose)
 
 
@@ -63,16 +64,21 @@ class _Chooser:
     """The gain of an output layer."""
     bare_gates: bool
     """Gated products in a net without norms."""
+    tied: bool
+    """An embedding that is the output layer as well."""
 
     def choose(self, node: ParameterNode) -> tuple[Scheme, str]:
         if node.role in WEIGHTS:
-            if node.reparametrized and not node.is_weight:
-                return Keep(), "part of a re-parametrization: kept as constructed"
             return for_each_block(node, lambda weight, activation: self._weight(weight, activation))
         if node.role == Role.BIAS:
             return _bias(node)
         if node.role == Role.EMBEDDING:
             return _embedding(node)
+        if node.role == Role.POSITION and node.default is not None and self.tied:
+            width = node.shape[-1]
+            return Normal(
+                1 / math.sqrt(width)
+            ), f"positions as wide as the tied embedding they are added to: 1/√{width}"
         return beside_weights(node)
 
     def _weight(self, node: ParameterNode, activation: str | None) -> tuple[Scheme, str]:
