@@ -255,17 +255,22 @@ def _scores(store: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Run the sweep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sources", nargs="*", choices=[*SOURCES, "expectations"])
+    parser.add_argument("sources", nargs="*", help=f"of {', '.join(SOURCES)} and expectations; all when none is named")
+    parser.add_argument("--stored", action="store_true", help="run nothing, print what is stored")
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
+    known = [*SOURCES, "expectations"]
+    if unknown := set(options.sources) - set(known):
+        parser.error(f"{', '.join(unknown)}: choose from {', '.join(known)}")
+    chosen = [] if options.stored else options.sources or known
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     # What cannot be built on meta is built on the CPU, where the largest architectures shall fail, not the machine.
     resource.setrlimit(resource.RLIMIT_AS, (LARGEST, LARGEST))
     store = json.loads(STORE.read_text(encoding="utf-8")) if STORE.exists() else {}
-    for source in options.sources:
+    for source in chosen:
         if options.fresh:
             store.pop(source, None)
         if source == "expectations":
