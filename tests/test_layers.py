@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "src" / "fanin"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "tables", "citations", "fans", "gains", "meanfield", "schemes"),
+    ("connections", "errors", "tables", "citations", "fans", "gains", "meanfield", "schemes"),
     ("graph", "rows", "selection", "differences", "plans", "observations", "signals", "diagnoses", "race"),
     ("recipes", "findings"),
     (
@@ -34,7 +34,19 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "calibration",
         "comparison",
     ),
-    ("reports", "integrations", "models", "tasks", "guide", "commands", "cli", "__init__", "__main__"),
+    (
+        "reports",
+        "integrations",
+        "testing",
+        "examples",
+        "models",
+        "tasks",
+        "guide",
+        "commands",
+        "cli",
+        "__init__",
+        "__main__",
+    ),
 )
 """From the ground up; modules of one floor may import each other."""
 

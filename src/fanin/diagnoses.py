@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from fanin import connections
 from fanin.errors import PlanError, compose
 from fanin.plans import Plan
 from fanin.schemes import Scheme
@@ -223,11 +224,12 @@ class Diagnosis:
         target = Path(path)
         if target.suffix == ".json":
             target.write_text(self.to_json(indent=1) + "\n", encoding="utf-8")
-        elif target.suffix in _writers:
-            _writers[target.suffix](self, target)
-        else:
+            return target
+        connections.establish("diagnoses")
+        if target.suffix not in _writers:
             known = ", ".join(sorted({".json", *_writers}))
             raise PlanError(compose(f"the suffix {target.suffix!r}", f"one of {known}"))
+        _writers[target.suffix](self, target)
         return target
 
     def __str__(self) -> str:

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fanin import tables
+from fanin import connections, tables
 from fanin.citations import bibliography
 from fanin.differences import Difference, compare_rows
 from fanin.errors import FaninError, PlanError, compose, nearest
@@ -267,6 +267,8 @@ def connect(**hands: Callable[..., Any]) -> None:
 
 
 def _hands(name: str) -> Callable[..., Any]:
+    if name not in _connected:
+        connections.establish("plans")
     if name not in _connected:
         raise PlanError(compose(f"plan.{name} before torch's floor is loaded", "import fanin"))
     return _connected[name]

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fanin import tables
+from fanin import connections, tables
 from fanin.errors import InputsError, compose
 from fanin.race.runs import Run, Start
 from fanin.race.standings import DEFINITIONS, Standing, Verdict, standings
@@ -174,11 +174,12 @@ class Comparison:
         target = Path(path)
         if target.suffix == ".json":
             target.write_text(self.to_json() + "\n", encoding="utf-8")
-        elif target.suffix in _writers:
-            _writers[target.suffix](self, target)
-        else:
+            return target
+        connections.establish("race")
+        if target.suffix not in _writers:
             known = enumerate_words([".json", *_writers], "or")
             raise InputsError(compose(f"the path {target.name!r}", f"a name that ends in {known}"))
+        _writers[target.suffix](self, target)
         return target
 
     @classmethod
