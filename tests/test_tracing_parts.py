@@ -258,6 +258,13 @@ def test_a_layer_on_a_transposed_signal_gives_a_contiguous_one() -> None:
         (nn.BatchNorm2d(3), torch.zeros(2, 3, 5, 5).to(memory_format=torch.channels_last)),
         (nn.BatchNorm1d(3), torch.zeros(2, 5, 3).transpose(1, 2)),
         (nn.BatchNorm1d(3), torch.zeros(2, 3)),
+        (nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2), torch.zeros(2, 4, 9, 8)),
+        (nn.Conv2d(3, 6, 3, padding="same"), torch.zeros(2, 3, 9, 8)),
+        (nn.Conv2d(3, 6, 3), torch.zeros(2, 3, 9, 8).to(memory_format=torch.channels_last)),
+        (nn.Conv2d(3, 6, 1), torch.zeros(2, 3, 1, 1)),
+        (nn.Conv2d(3, 6, 3), torch.zeros(3, 9, 8)),
+        (nn.Flatten(1), torch.zeros(2, 3, 4, 5).transpose(1, 2)),
+        (nn.Unflatten(1, (2, 2)), torch.zeros(2, 4, 5)),
     ],
     ids=str,
 )
@@ -277,6 +284,18 @@ def test_results_made_directly_are_those_of_torch(layer: nn.Module, signal: torc
 
     assert trace(Watching(), signal).source == "fake"
     assert seen == {"shape": tuple(expected.shape), "strides": expected.stride(), "dtype": expected.dtype}
+
+
+def test_views_made_directly_share_their_memory() -> None:
+    def written_through(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        y = F.linear(x, w)
+        for view in (y.view(3, 2, 2).transpose(1, 2), y.chunk(2, 1)[0], y.unsqueeze(0)):
+            assert view.untyped_storage()._cdata == y.untyped_storage()._cdata
+        y.view(3, 2, 2).transpose(1, 2).tanh_()
+        return y
+
+    node = only((4, 4), written_through, 3, 4)
+    assert (node.activation, trace(Weight((4, 4), written_through), torch.zeros(3, 4)).source) == ("tanh", "fake")
 
 
 def test_sizes_that_depend_on_known_numbers_are_exact() -> None:

@@ -15,6 +15,7 @@ from torch import nn
 
 from fanin.tracing import compatibility, optimistic
 from fanin.tracing.records import Operation, Run, Value
+from fanin.tracing.shortcuts import quick_result
 from fanin.tracing.vocabulary import FILLED, SHAPE_ONLY
 
 _LARGEST_CONSTANT = 1 << 20
@@ -149,7 +150,7 @@ class Recorder(compatibility.DispatchMode):
         return func(named["self"], indices)
 
     def _call(self, func: Any, target: str, named: dict[str, Any], args: Any, kwargs: Any) -> Any:
-        quick = compatibility.quick_result(target, named)
+        quick = quick_result(func, target, named, args, kwargs)
         if quick is not None:
             return quick
         if self.guess and target in optimistic.SIZED:

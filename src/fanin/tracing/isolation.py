@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import gc
 import random
 import types
 from collections.abc import Callable, Iterator
@@ -21,6 +22,9 @@ Substitute = Callable[[torch.Tensor], torch.Tensor]
 
 _IMMUTABLE = (int, float, bool, str, bytes, type, type(None), types.FunctionType, types.BuiltinFunctionType)
 """What a copy may share: copying these one by one is most of the time that a copy takes."""
+
+_TABLES = frozenset(key for key, value in vars(nn.Module()).items() if value == type(value)())
+"""The tables of every module (hooks, buffers, ...), most of them empty: those are made anew, which is quicker."""
 
 _HOOKS = (
     "_forward_hooks",
@@ -106,6 +110,8 @@ class Isolated:
         for key, value in module.__dict__.items():
             if key == "_compiled_call_impl":
                 shell.__dict__[key] = None
+            elif key in _TABLES and not value:
+                shell.__dict__[key] = type(value)()
             elif key in _HOOKS:
                 shell.__dict__[key] = type(value)((i, self._copy(hook)) for i, hook in value.items() if _kept(hook))
             elif isinstance(value, dict) and key not in ("_parameters", "_buffers", "_modules") and _is_cache(value):
@@ -119,6 +125,8 @@ class Isolated:
 
     def _copy(self, value: Any) -> Any:
         if isinstance(value, _IMMUTABLE):
+            return value
+        if type(value) is tuple and all(isinstance(item, _IMMUTABLE) for item in value):
             return value
         if type(value) is dict and all(
             id(item) in self._memo or isinstance(item, _IMMUTABLE) for item in value.values()
@@ -174,6 +182,18 @@ def real_copy(model: nn.Module) -> Isolated:
         return torch.zeros(value.shape, dtype=value.dtype) if value.is_meta else value.detach().clone()
 
     return Isolated(model, parameter, buffer)
+
+
+@contextlib.contextmanager
+def postponed_collection() -> Iterator[None]:
+    """No search for cyclic garbage: a run makes many objects, all alive, and looking through them takes its time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager

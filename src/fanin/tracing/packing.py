@@ -26,8 +26,11 @@ _MOST_VISITS = 4
 _LARGE = 1 << 16
 _NAMES = {"softmax_q": "q", "softmax_k": "k", "attention_value": "v", "gate_value": "up"}
 
-Rows = dict[int, tuple[str, str | None]]
-"""Row → (block name, activation)."""
+Key = tuple[str, str | None]
+"""Block name, activation."""
+
+Arrival = tuple[Terminal, torch.Tensor]
+"""What is met first, and the sorted channels that meet it."""
 
 
 class Packing:
@@ -35,7 +38,7 @@ class Packing:
 
     def __init__(self, walker: Walker) -> None:
         self._walker = walker
-        self._replayed: dict[tuple[int, int], list[tuple[Terminal, list[int]]]] = {}
+        self._replayed: dict[tuple[int, int], list[Arrival]] = {}
 
     def blocks_of(self, uses: list[Use], axis: int, length: int) -> tuple[Block, ...]:
         """The blocks of a parameter along its out axis, one where all rows do the same; none where it cannot be told.
@@ -45,7 +48,8 @@ class Packing:
             axis: the parameter's out axis.
             length: its size.
         """
-        rows: Rows = {}
+        keys: list[Key] = []
+        owners = torch.full((length,), -1)
         for use in uses:
             placed = _rows_on_output(use, axis)
             if placed is None:
@@ -53,12 +57,14 @@ class Packing:
             channel, numbers = placed
             for terminal, positions in self._arrivals(use.operation.output, channel):
                 key = _block_key(terminal)
-                for row in (numbers[position] for position in positions):
-                    if row >= 0:
-                        rows.setdefault(row, key)
-        return _blocks(rows, length) if rows else ()
+                if key not in keys:
+                    keys.append(key)
+                rows = numbers[positions]
+                rows = rows[rows >= 0]
+                owners[rows[owners[rows] < 0]] = keys.index(key)
+        return _blocks(keys, owners)
 
-    def _arrivals(self, output: Value, channel: int) -> list[tuple[Terminal, list[int]]]:
+    def _arrivals(self, output: Value, channel: int) -> list[Arrival]:
         """Every first thing that is met, in execution order, with the channels that meet it."""
         key = (output.id, channel)
         if key not in self._replayed:
@@ -69,17 +75,14 @@ class Packing:
         return self._replayed[key]
 
 
-def _blocks(rows: Rows, length: int) -> tuple[Block, ...]:
-    named = sorted(set(rows.values()), key=lambda key: min(row for row in rows if rows[row] == key))
-    if len(rows) < length:
-        rows |= {row: ("unused", None) for row in range(length) if row not in rows}
-        named.append(("unused", None))
-    return tuple(_block(name, activation, rows) for name, activation in named)
-
-
-def _block(name: str, activation: str | None, rows: Rows) -> Block:
-    members = sorted(row for row, key in rows.items() if key == (name, activation))
-    return Block(name, as_ranges(members), activation)
+def _blocks(keys: list[Key], owners: torch.Tensor) -> tuple[Block, ...]:
+    """The blocks in the order of their first rows; rows that nothing meets come last."""
+    members = [(key, torch.nonzero(owners == place).flatten().tolist()) for place, key in enumerate(keys)]
+    named = sorted(((key, rows) for key, rows in members if rows), key=lambda pair: pair[1][0])
+    idle = torch.nonzero(owners < 0).flatten().tolist()
+    if named and idle:
+        named.append((("unused", None), idle))
+    return tuple(Block(name, as_ranges(rows), activation) for (name, activation), rows in named)
 
 
 def _block_key(terminal: Terminal) -> tuple[str, str | None]:
@@ -99,20 +102,15 @@ def as_ranges(rows: list[int]) -> tuple[range, ...]:
     >>> as_ranges([0, 1, 2, 6, 7, 8]), as_ranges([0, 2, 4])
     ((range(0, 3), range(6, 9)), (range(0, 6, 2),))
     """
-    runs: list[list[int]] = []
-    for row in rows:
-        if runs and row == runs[-1][-1] + 1:
-            runs[-1].append(row)
-        else:
-            runs.append([row])
-    if len(runs) > 1 and all(len(run) == 1 for run in runs):
-        step = rows[1] - rows[0]
-        if all(after - before == step for before, after in pairwise(rows)):
-            return (range(rows[0], rows[-1] + step, step),)
-    return tuple(range(run[0], run[-1] + 1) for run in runs)
+    steps = {after - before for before, after in pairwise(rows)}
+    if len(steps) < 2:
+        step = steps.pop() if steps else 1
+        return (range(rows[0], rows[-1] + step, step),) if rows else ()
+    breaks = [place for place, (before, after) in enumerate(pairwise(rows), start=1) if after != before + 1]
+    return tuple(range(rows[start], rows[end - 1] + 1) for start, end in pairwise([0, *breaks, len(rows)]))
 
 
-def _rows_on_output(use: Use, axis: int) -> tuple[int, list[int]] | None:
+def _rows_on_output(use: Use, axis: int) -> tuple[int, torch.Tensor] | None:
     """The channel axis of the consumer's output, and the parameter's row on each of its channels."""
     shape = use.parameter.shape
     view = [1] * len(shape)
@@ -133,7 +131,7 @@ def _rows_on_output(use: Use, axis: int) -> tuple[int, list[int]] | None:
         channel = _broadcast_axis(labels, len(output))
     if channel is None or row.numel() != output[channel]:
         return None
-    return channel, row.tolist()
+    return channel, row.long()
 
 
 def _varying(labels: torch.Tensor) -> torch.Tensor | None:
@@ -153,7 +151,7 @@ def _broadcast_axis(labels: torch.Tensor, ndim: int) -> int | None:
     return varying[-1] + ndim - labels.ndim if varying else None
 
 
-def _replay_ahead(walker: Walker, start: Value, labels: torch.Tensor) -> Iterator[tuple[Terminal, list[int]]]:
+def _replay_ahead(walker: Walker, start: Value, labels: torch.Tensor) -> Iterator[Arrival]:
     """Carry labels along every way ahead."""
     found: list[tuple[Terminal, torch.Tensor]] = []
     waiting: list[tuple[Value, Passage, torch.Tensor]] = [(start, Passage(), labels)]
@@ -185,7 +183,7 @@ def _glu_halves(operation: Operation, terminal: Terminal, labels: torch.Tensor) 
     return [(value, first), (gate, second)]
 
 
-def _unique(labels: torch.Tensor) -> list[int]:
+def _unique(labels: torch.Tensor) -> torch.Tensor:
     for axis in range(labels.ndim):
         if labels.shape[axis] > 1 and labels.stride(axis) == 0:
             labels = labels.narrow(axis, 0, 1)
@@ -193,7 +191,7 @@ def _unique(labels: torch.Tensor) -> list[int]:
         labels = _thinned(labels)
     # Counting: sorting, as torch.unique does, is twenty times slower.
     counts = torch.bincount(labels.flatten() + 1)
-    return [row for row in (torch.nonzero(counts).flatten() - 1).tolist() if row >= 0]
+    return torch.nonzero(counts[1:]).flatten()
 
 
 def _thinned(labels: torch.Tensor) -> torch.Tensor:
@@ -246,8 +244,18 @@ def _replay(labels: torch.Tensor, operation: Operation, given: Value, made: Valu
     if operation.target in ("index_put", "copy", "scatter", "index_copy", "index_add") and arguments["self"] is labels:
         arguments["self"] = labels.clone()
     with compatibility.no_modes():
+        if operation.target == "cat":
+            return _joined(arguments["tensors"], arguments.get("dim", 0), made.shape)
         result = operation.function(**arguments)
     return result if isinstance(result, torch.Tensor) else result[made.output_index]
+
+
+def _joined(parts: list[torch.Tensor], dim: int, shape: tuple[int, ...]) -> torch.Tensor:
+    """``torch.cat`` that stays thin along the axes on which nothing varies: else it takes most of a large trace."""
+    for axis in range(len(shape)):
+        if axis != dim % len(shape) and all(part.ndim == len(shape) and not part.stride(axis) for part in parts):
+            parts = [part.narrow(axis, 0, 1) for part in parts]
+    return torch.cat(parts, dim).expand(shape)
 
 
 def _fitted(labels: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor | None:
