@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -238,7 +239,7 @@ def _replay(labels: torch.Tensor, operation: Operation, given: Value, made: Valu
         return labels.expand(made.shape)
     if operation.target == "masked_fill":
         return _fitted(labels, made.shape)
-    arguments = {name: stand_in(item) for name, item in operation.arguments.items()}
+    arguments: dict[str, Any] = {name: stand_in(item) for name, item in operation.arguments.items()}
     if missing:
         return None
     if operation.target in ("index_put", "copy", "scatter", "index_copy", "index_add") and arguments["self"] is labels:

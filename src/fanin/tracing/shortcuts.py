@@ -32,17 +32,13 @@ def quick_result(func: Any, target: str, named: dict[str, Any], args: Any, kwarg
         kwargs: its keyword arguments.
     """
     rule = _RULES.get(target)
-    if rule is None and target not in VIEWS:
+    if rule is None and (target not in VIEWS or func._schema.is_mutable):
         return None
-    signal = named.get("input", named.get("self"))
+    signal: Any = named.get("input", named.get("self"))
     if not compatibility.is_fake(signal) or signal.device.type != "cpu":
         return None
     if rule is None:
-        return (
-            None
-            if func._schema.is_mutable
-            else compatibility.made_on_meta(signal.fake_mode, lambda: func(*args, **kwargs))
-        )
+        return compatibility.made_on_meta(signal.fake_mode, lambda: func(*args, **kwargs))
     shape = rule(signal, named)
     if shape is None:
         return None
