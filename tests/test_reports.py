@@ -15,8 +15,8 @@ from fanin.errors import MissingExtraError
 from fanin.race import Comparison, Run, Start
 from fanin.reports import palette
 from fanin.reports.curves import layer_lines, loss_lines, overlapping, rate_lines, spread_labels
-from fanin.reports.figures import HEIGHT, Scale
-from fanin.reports.html import page
+from fanin.reports.race_page import page
+from fanin.reports.scales import Scale
 
 
 @pytest.fixture(scope="module")
@@ -186,9 +186,9 @@ def test_labels_do_not_collide(wanted: list[float]) -> None:
 
 @pytest.mark.parametrize("scale", [Scale(0.0, 3.0), Scale(1e-20, 10.0, log=True)])
 def test_scales_invert(scale: Scale) -> None:
-    for pixel in (0.0, 12.5, HEIGHT):
-        assert scale.pixel(scale.value(pixel)) == pytest.approx(pixel)
-    assert scale.pixel(float("inf")) == 0
+    for share in (0.0, 0.06, 1.0):
+        assert scale.share(scale.value(share)) == pytest.approx(share)
+    assert scale.share(float("inf")) == 1
 
 
 def test_colours_can_be_read() -> None:

@@ -13,37 +13,13 @@ from fanin.race import Comparison
 from fanin.race.wording import enumerate_words, loss_text
 from fanin.reports import palette
 from fanin.reports.curves import Line, layer_lines, loss_lines, overlapping, rate_lines, spread_labels
+from fanin.reports.scales import Scale, log_scale, power_text
 
 WIDTH, HEIGHT = 270, 215
 """Of the plot alone, in pixels: small enough that its text can be read on a phone."""
 LINE_OF_TEXT = 13
 BESIDE = 1.2
 """How far a logarithmic axis of learning rates goes beyond them."""
-SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-
-
-@dataclass(frozen=True)
-class Scale:
-    """The vertical axis: from bottom to top, linear or logarithmic."""
-
-    low: float
-    high: float
-    log: bool = False
-
-    def pixel(self, value: float) -> float:
-        """How far below the top a value is drawn; values outside are drawn on the edge."""
-        share = (self._place(value) - self._place(self.low)) / (self._place(self.high) - self._place(self.low))
-        return HEIGHT * (1 - min(max(share, 0.0), 1.0))
-
-    def value(self, pixel: float) -> float:
-        """The inverse of `pixel`."""
-        place = self._place(self.low) + (1 - pixel / HEIGHT) * (self._place(self.high) - self._place(self.low))
-        return float(10**place) if self.log else place
-
-    def _place(self, value: float) -> float:
-        if not self.log:
-            return min(value, 1e300)
-        return math.log10(max(value, 1e-300))
 
 
 @dataclass(frozen=True)
@@ -140,7 +116,7 @@ def start_figures(comparison: Comparison) -> list[Figure]:
         lines, remark = layer_lines(comparison, quantity)
         if not lines:
             continue
-        scale = _log_scale(lines)
+        scale = log_scale(point.y for line in lines for point in line.points)
         last = max(point.x for line in lines for point in line.points)
         axis = "layer, in order of execution"
         chart = altair().layer(_path(lines, scale, axis, unit), _labels(lines, scale, last))
@@ -150,12 +126,6 @@ def start_figures(comparison: Comparison) -> list[Figure]:
 
 def _loss_scale(comparison: Comparison) -> Scale:
     return Scale(0.0, 1.3 * comparison.chance if comparison.chance > 0 else 1.0)
-
-
-def _log_scale(lines: Sequence[Line]) -> Scale:
-    values = [point.y for line in lines for point in line.points]
-    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    return Scale(10.0**low, 10.0 ** max(high, low + 1), log=True)
 
 
 def _overlap(lines: Sequence[Line], scale: Scale) -> str:
@@ -214,9 +184,8 @@ def _y(title: str, scale: Scale, field: str = "y") -> Any:
         return alt.Y(f"{field}:Q", title=title, scale=domain, axis=alt.Axis(tickCount=6))
     # Powers of ten as such: Vega's own labels give up on ranges of this size.
     low, high = round(math.log10(scale.low)), round(math.log10(scale.high))
-    every = max(math.ceil((high - low) / 6), 1)
-    ticks = [10.0**power for power in range(low, high + 1) if (high - power) % every == 0]
-    words = {str(power): f"10{str(power).translate(SUPERSCRIPTS)}" for power in range(low, high + 1)}
+    ticks = [value for value, _ in scale.ticks]
+    words = {str(power): power_text(power) for power in range(low, high + 1)}
     label = f"{json.dumps(words)}['' + round(log(datum.value) / LN10)]"
     return alt.Y(f"{field}:Q", title=title, scale=domain, axis=alt.Axis(values=ticks, labelExpr=label))
 
@@ -252,10 +221,11 @@ def _chance(comparison: Comparison, scale: Scale) -> Any:
 
 def _labels(lines: Sequence[Line], scale: Scale, right: float) -> Any:
     alt = altair()
-    wanted = [scale.pixel(line.points[-1].y) for line in lines]
+    wanted = [HEIGHT * (1 - scale.share(line.points[-1].y)) for line in lines]
     placed = spread_labels(wanted, LINE_OF_TEXT, HEIGHT)
     rows = [
-        {"recipe": line.recipe, "x": right, "y": scale.value(pixel)} for line, pixel in zip(lines, placed, strict=True)
+        {"recipe": line.recipe, "x": right, "y": scale.value(1 - pixel / HEIGHT)}
+        for line, pixel in zip(lines, placed, strict=True)
     ]
     base = alt.Chart(alt.Data(values=rows)).mark_text(align="left", dx=10, fontSize=12, fontWeight=600)
     return base.encode(x="x:Q", y="y:Q", text="recipe:N", color=_colors(lines))
