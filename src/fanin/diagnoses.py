@@ -12,6 +12,7 @@ from typing import Any
 
 from fanin import connections
 from fanin.errors import PlanError, compose
+from fanin.graph import ParameterNode
 from fanin.plans import Plan
 from fanin.schemes import Scheme
 from fanin.signals import Signals
@@ -188,8 +189,7 @@ class Diagnosis:
             raise PlanError(compose("a diagnosis of signals alone", "a plan", instead="fanin.diagnose(model, inputs)"))
         plan = self.plan
         for finding in reversed(self.findings):
-            for edit in finding.edits:
-                plan = edit.apply(plan, f"{finding.code}: {finding.remedy}")
+            plan = _edited(plan, finding.edits, f"{finding.code}: {finding.remedy}")
         return plan
 
     def to_dict(self) -> dict[str, Any]:
@@ -238,3 +238,21 @@ class Diagnosis:
         counts = [(severity, sum(item.severity is severity for item in self.findings)) for severity in Severity]
         head = ", ".join(f"{count} {severity}{'s' * (count != 1)}" for severity, count in counts if count)
         return "\n".join((*map(str, self.findings), head))
+
+
+def _edited(plan: Plan, edits: Iterable[Edit], reason: str) -> Plan:
+    """The plan with the edits of one finding; whole names that get the same scheme are replaced in one go."""
+    # A finding on the depth of a net edits every parameter: one by one, the time is quadratic in their number.
+    together: dict[Scheme, set[str]] = {}
+    for edit in edits:
+        if edit.scheme is not None and edit.pattern in plan:
+            together.setdefault(edit.scheme, set()).add(plan[edit.pattern].name)
+        else:
+            plan = edit.apply(plan, reason)
+    for scheme, names in together.items():
+        plan = plan.replace(_one_of(names), scheme, reason=reason)
+    return plan
+
+
+def _one_of(names: set[str]) -> Callable[[ParameterNode], bool]:
+    return lambda node: node.name in names
