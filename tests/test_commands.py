@@ -46,12 +46,6 @@ def test_trace_prints_the_graph_and_one_story() -> None:
     assert json.loads(call("trace", "workshop:healthy", "--json"))["fanin"] == "graph"
 
 
-def test_check_exits_by_what_it_found() -> None:
-    call("check", "workshop:healthy")
-    assert "F101" in call("check", "workshop:broken", code=1)
-    assert "F101" not in call("check", "workshop:broken", "--ignore", "F1", "--select", "F101,F102", code=0)
-
-
 def test_explain_teaches_a_code_and_lists_all() -> None:
     assert "F101" in call("explain")
     assert "equal" in call("explain", "F101")

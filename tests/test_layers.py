@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "src" / "fanin"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("connections", "errors", "tables", "citations", "fans", "gains", "meanfield", "schemes"),
+    ("connections", "errors", "files", "tables", "citations", "fans", "gains", "meanfield", "schemes"),
     ("graph", "rows", "selection", "differences", "plans", "observations", "signals", "diagnoses", "race"),
     ("recipes", "findings"),
     (
@@ -39,6 +39,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "integrations",
         "testing",
         "examples",
+        "checking",
         "models",
         "tasks",
         "guide",

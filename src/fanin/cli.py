@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fanin import tables
-from fanin.commands import AsJson, Model, Small, add_to
+from fanin import commands, tables
+from fanin.checking import check
+from fanin.commands import AsJson, Model, Small
 from fanin.errors import FaninError, InputsError, MissingExtraError, compose
 
 if TYPE_CHECKING:
@@ -36,8 +38,12 @@ def main() -> None:
     """Run the command line; an error that fanin raises on purpose is its message and exit code 2."""
     try:
         app()
-    except FaninError as error:
+    except (FaninError, OSError) as error:
         print(error, file=sys.stderr)
+        sys.exit(2)
+    except Exception:
+        # Python would leave with 1, which says that something was found.
+        traceback.print_exc()
         sys.exit(2)
 
 
@@ -230,7 +236,8 @@ def _race(model: str | None, data: str | None, small: bool, settings: dict[str, 
     return fanin.compare(lambda: load(model, small=small)[0], examples, task=f"{model} on {data}", **settings)
 
 
-add_to(app)
+for command in (commands.trace, check, commands.explain, commands.apply, commands.diff):
+    app.command()(command)
 
 
 def _write(result: Comparison, out: Path | None) -> None:

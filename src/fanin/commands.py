@@ -1,4 +1,4 @@
-"""The commands that look at one model or one plan: trace, check, explain, apply, diff."""
+"""The commands that look at one model or one plan: trace, explain, apply, diff."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from fanin.errors import InputsError, MissingExtraError, compose
+from fanin.files import whole
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="timm/…, torchvision/…, transformers/… or module:factory.")]
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan that fanin plan --save wrote.")]
@@ -38,33 +39,6 @@ def trace(
     built, inputs = load(model, small=small, meta=True)
     graph = fanin.trace(built, inputs)
     print(graph.to_json() if as_json else graph.explain(parameter) if parameter else graph)
-
-
-def check(
-    model: Model,
-    select: Annotated[str, typer.Option(help="Codes or their beginnings, with commas: F1,F203.")] = "",
-    ignore: Annotated[str, typer.Option(help="Codes to leave out.")] = "",
-    small: Small = False,
-    as_json: AsJson = False,
-) -> None:
-    """Look for faults in how MODEL starts, as a linter does; exit code 0 healthy, 1 findings, 2 could not run.
-
-    MODEL is judged as its constructor makes it, on example inputs of unit variance. `fanin explain CODE` tells what a
-    code means.
-
-    **Examples**
-
-    - `fanin check torchvision/resnet18`
-
-    - `fanin check mymodels:build --ignore F5`
-    """
-    from fanin.diagnosing import diagnose
-    from fanin.models import load
-
-    built, inputs = load(model, small=small)
-    found = diagnose(built, inputs, select=_codes(select), ignore=_codes(ignore))
-    print(found.to_json() if as_json else found)
-    raise typer.Exit(0 if found.ok else 1)
 
 
 def explain(
@@ -102,7 +76,7 @@ def apply(
     decided = fanin.Plan.load(plan)
     fanin.apply(decided, built, seed=seed)
     report = decided.verify(built)
-    _save(built, out)
+    save_model(built, out)
     print(f"{report}\nwritten to {out.resolve()}", file=sys.stderr)
 
 
@@ -120,25 +94,20 @@ def diff(before: PlanFile, after: PlanFile, as_json: AsJson = False) -> None:
     raise typer.Exit(1 if difference else 0)
 
 
-def add_to(app: typer.Typer) -> None:
-    """Make these commands known to the command line."""
-    for command in (trace, check, explain, apply, diff):
-        app.command()(command)
+def codes(text: str) -> tuple[str, ...]:
+    """Codes with commas between."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _codes(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
+def save_model(model: Any, out: Path) -> None:
+    """Write a model's state, ties kept, whole or not at all.
 
-
-def _save(model: Any, out: Path) -> None:
-    """Write the state through a scratch file, so that an interruption leaves no half of one."""
+    Raises:
+        MissingExtraError: safetensors is not installed.
+    """
     try:
-        from safetensors.torch import save_model
+        from safetensors.torch import save_model as save
     except ModuleNotFoundError as error:
         raise MissingExtraError("safetensors", "all", "saving a model") from error
-    scratch = out.with_name(out.name + ".part")
-    try:
-        save_model(model, str(scratch))
-        scratch.replace(out)
-    finally:
-        scratch.unlink(missing_ok=True)
+    with whole(out) as scratch:
+        save(model, str(scratch))

@@ -12,6 +12,7 @@ from typing import Any
 
 from fanin import connections
 from fanin.errors import PlanError, compose
+from fanin.files import whole
 from fanin.graph import ParameterNode
 from fanin.plans import Plan
 from fanin.schemes import Scheme
@@ -218,18 +219,22 @@ class Diagnosis:
     def save(self, path: str | Path) -> Path:
         """Write the diagnosis: ``.json``, or ``.html`` for a page that needs nothing else.
 
+        The file is replaced whole or not at all.
+
         Raises:
             PlanError: the suffix is none that can be written.
         """
         target = Path(path)
         if target.suffix == ".json":
-            target.write_text(self.to_json(indent=1) + "\n", encoding="utf-8")
+            with whole(target) as scratch:
+                scratch.write_text(self.to_json(indent=1) + "\n", encoding="utf-8")
             return target
         connections.establish("diagnoses")
         if target.suffix not in _writers:
             known = ", ".join(sorted({".json", *_writers}))
             raise PlanError(compose(f"the suffix {target.suffix!r}", f"one of {known}"))
-        _writers[target.suffix](self, target)
+        with whole(target) as scratch:
+            _writers[target.suffix](self, scratch)
         return target
 
     def __str__(self) -> str:

@@ -18,7 +18,7 @@ from fanin.comparison.batches import as_tensor
 from fanin.comparison.objectives import prediction_of
 from fanin.comparison.randomness import seeded
 from fanin.errors import InputsError, MissingExtraError, compose, nearest
-from fanin.models import imported
+from fanin.models import blamed, imported
 from fanin.tracing.inputs import candidates
 
 Loss = Callable[[Any], torch.Tensor]
@@ -49,8 +49,8 @@ def read_inputs(spec: str, model: nn.Module) -> Any:
         known = ", ".join(_READERS)
         needed = f"a file that ends in {known}, or package.module:factory"
         raise InputsError(compose(f"--inputs {spec}", needed, instead="--inputs mymodels:batch"))
-    found = imported(spec)
-    with seeded(0):
+    with seeded(0), blamed(f"--inputs {spec}, which fails when it is called", "a function that returns a batch"):
+        found = imported(spec)
         return found() if callable(found) else found
 
 
@@ -91,7 +91,8 @@ def loss_named(spec: str) -> Loss:
     if ":" not in spec:
         needed = f"{', '.join(LOSSES)} or package.module:function"
         raise InputsError(compose(f"the loss {spec!r}", needed, nearest(spec, LOSSES), "--loss cross-entropy"))
-    found: Loss = imported(spec)
+    with blamed(f"the loss {spec}, which fails when it is imported", "a function of the model's output"):
+        found: Loss = imported(spec)
     if not callable(found):
         raise InputsError(compose(f"the loss {spec}, a {type(found).__name__}", "a function of the model's output"))
     return found

@@ -5,9 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,11 +42,11 @@ TOKENS = 16
 Loaded = tuple[nn.Module, Any]
 """A model, and what it is called with; None where that is not known."""
 
-Parts = tuple[nn.Module, Callable[[], Any]]
-"""A model, and a function that makes what it is called with: apart, since the model may be built without values."""
+Parts = tuple[nn.Module, Callable[[int], Any]]
+"""A model, and a function that makes so many samples of what it is called with: values, which the model may lack."""
 
 
-def load(spec: str, *, small: bool = False, meta: bool = False) -> Loaded:
+def load(spec: str, *, small: bool = False, meta: bool = False, samples: int = 1) -> Loaded:
     """A model by name, with example inputs where they are known; nothing is downloaded.
 
     Args:
@@ -51,9 +54,10 @@ def load(spec: str, *, small: bool = False, meta: bool = False) -> Loaded:
             config), or ``package.module:factory``, a function that returns a model or a pair of a model and its inputs.
         small: shrink a transformers model to a few layers.
         meta: build on the meta device where the model allows it, so that no weight takes memory or time.
+        samples: the size of the example batch, where it is fanin that makes it.
 
     Raises:
-        InputsError: there is no such model.
+        InputsError: there is no such model, or it fails when it is built.
         MissingExtraError: the library is not installed.
 
     >>> model, inputs = load("torch.nn:Identity")
@@ -77,9 +81,9 @@ def load(spec: str, *, small: bool = False, meta: bool = False) -> Loaded:
                 instead="fanin plan timm/resnet50, or fanin plan mymodels:build",
             )
         )
-    with seeded(0):
+    with seeded(0), blamed(f"{spec}, which fails when it is built", "a model that can be built"):
         model, example = _on_meta(build) if meta else build()
-        return model, example()
+        return model, example(samples)
 
 
 def imported(spec: str) -> Any:
@@ -115,6 +119,24 @@ def imported(spec: str) -> Any:
     return found
 
 
+@contextmanager
+def blamed(given: str, needed: str) -> Iterator[None]:
+    """Turn what a user's code raises into one message that says where; it may not end the program either.
+
+    Raises:
+        InputsError: the code inside failed, or called ``sys.exit``.
+    """
+    try:
+        yield
+    except FaninError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)[::-1]
+        place = next((frame for frame in frames if "site-packages" not in frame.filename), frames[0])
+        why = f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
+        raise InputsError(compose(given, needed, why)) from error
+
+
 def _on_meta(build: Callable[[], Parts]) -> Parts:
     try:
         with torch.device("meta"):
@@ -132,7 +154,7 @@ def _timm(name: str, small: bool) -> Parts:
         raise _unknown("timm", name, timm.list_models())
     model: nn.Module = timm.create_model(name, pretrained=False)
     size = getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))
-    return model, lambda: torch.randn(1, *size)
+    return model, lambda samples: torch.randn(samples, *size)
 
 
 def _torchvision(name: str, small: bool) -> Parts:
@@ -148,7 +170,7 @@ def _torchvision(name: str, small: bool) -> Parts:
     crop = getattr(transform, "crop_size", None)
     size = crop[0] if isinstance(crop, list | tuple) and len(crop) == 1 else 224
     image_model = isinstance(crop, list | tuple) and len(crop) == 1
-    return model, lambda: torch.randn(1, 3, size, size) if image_model else None
+    return model, lambda samples: torch.randn(samples, 3, size, size) if image_model else None
 
 
 def _transformers(name: str, small: bool) -> Parts:
@@ -165,11 +187,11 @@ def _transformers(name: str, small: bool) -> Parts:
     return model, partial(_tokens, model, config)
 
 
-def _tokens(model: nn.Module, config: Any) -> dict[str, torch.Tensor] | None:
+def _tokens(model: nn.Module, config: Any, samples: int) -> dict[str, torch.Tensor] | None:
     vocabulary = getattr(config, "vocab_size", None)
     if not isinstance(vocabulary, int) or getattr(model, "main_input_name", "") != "input_ids":
         return None
-    tokens = torch.randint(0, vocabulary, (1, TOKENS))
+    tokens = torch.randint(0, vocabulary, (samples, TOKENS))
     two_sided = getattr(config, "is_encoder_decoder", False)
     return {"input_ids": tokens, **({"decoder_input_ids": tokens} if two_sided else {})}
 
@@ -201,7 +223,7 @@ def _factory(spec: str) -> Parts:
                 "a function that returns an nn.Module, or a pair of one and its inputs",
             )
         )
-    return model, lambda: inputs
+    return model, lambda _: inputs
 
 
 _LIBRARIES: dict[str, Callable[[str, bool], Parts]] = {

@@ -15,6 +15,7 @@ from fanin import connections, tables
 from fanin.citations import bibliography
 from fanin.differences import Difference, compare_rows
 from fanin.errors import FaninError, PlanError, compose, nearest
+from fanin.files import whole
 from fanin.graph import Graph, ParameterNode
 from fanin.rows import Row
 from fanin.schemes import Keep, Packed, Scheme
@@ -204,9 +205,8 @@ class Plan:
     def save(self, path: str | Path) -> Path:
         """Write the plan as JSON; the file is replaced whole or not at all."""
         target = Path(path)
-        scratch = target.with_name(target.name + ".part")
-        scratch.write_text(self.to_json() + "\n", encoding="utf-8")
-        scratch.replace(target)
+        with whole(target) as scratch:
+            scratch.write_text(self.to_json() + "\n", encoding="utf-8")
         return target
 
     @classmethod

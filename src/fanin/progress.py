@@ -1,10 +1,12 @@
-"""A progress bar for what takes long, and nothing for what does not."""
+"""Signs of life from what takes long, and none from what does not."""
 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from fanin.tables import load_rich
@@ -37,3 +39,29 @@ def track(items: Sequence[T], label: str) -> Iterator[T]:
     finally:
         if shown:
             progress.stop()
+
+
+@contextmanager
+def waiting(label: str) -> Iterator[None]:
+    """Say on the terminal's standard error what is going on, once it has taken two seconds, and for how long."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    done = threading.Event()
+    # No rich here: importing it restores the global random state, which a model may be drawing from meanwhile.
+    teller = threading.Thread(target=_tell, args=(label, done), daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
+
+
+def _tell(label: str, done: threading.Event) -> None:
+    started, pause = time.monotonic(), PATIENCE
+    while not done.wait(pause):
+        pause = 1.0
+        print(f"\r» {label}: {time.monotonic() - started:.0f} s", end="", file=sys.stderr, flush=True)
+    if pause != PATIENCE:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 from fanin import connections, tables
 from fanin.errors import InputsError, compose
+from fanin.files import whole
 from fanin.race.runs import Run, Start
 from fanin.race.standings import DEFINITIONS, Standing, Verdict, standings
 from fanin.race.wording import enumerate_words, finite, loss_text, percent, scientific
@@ -162,7 +163,7 @@ class Comparison:
         return "\n".join([title, self.table(wide), *rest]).strip()
 
     def save(self, path: str | Path) -> Path:
-        """Write the comparison; the suffix decides how.
+        """Write the comparison, whole or not at all; the suffix decides how.
 
         Args:
             path: ``.json`` for the record, ``.html`` for a self-contained page, ``.svg`` or ``.png`` for a picture.
@@ -173,13 +174,15 @@ class Comparison:
         """
         target = Path(path)
         if target.suffix == ".json":
-            target.write_text(self.to_json() + "\n", encoding="utf-8")
+            with whole(target) as scratch:
+                scratch.write_text(self.to_json() + "\n", encoding="utf-8")
             return target
         connections.establish("race")
         if target.suffix not in _writers:
             known = enumerate_words([".json", *_writers], "or")
             raise InputsError(compose(f"the path {target.name!r}", f"a name that ends in {known}"))
-        _writers[target.suffix](self, target)
+        with whole(target) as scratch:
+            _writers[target.suffix](self, scratch)
         return target
 
     @classmethod
