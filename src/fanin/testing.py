@@ -46,6 +46,7 @@ def assert_healthy(
     ...
     AssertionError: Sequential does not start well...
     """
+    __tracebackhide__ = True  # to pytest the failed test is the line that asserts
     worst = RANKS[Severity(level)]
     of_output = loss_named(loss) if isinstance(loss, str) else loss
     diagnosis = diagnose(model, inputs, loss=of_output, select=tuple(select), ignore=tuple(ignore))
