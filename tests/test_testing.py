@@ -107,7 +107,7 @@ def test_constant(assert_healthy):
     ("configuration", "options", "passed"),
     [
         ("", (), False),
-        ("", ("--fanin-ignore", "F5,F101"), True),
+        ("", ("--fanin-ignore", "F4,F101"), True),
         ("fanin_ignore = F101, F2", (), True),
         ("fanin_ignore = F2", ("--fanin-ignore=F101",), True),
     ],

@@ -58,7 +58,7 @@ def check(
 
     - `fanin check torchvision/resnet18 --loss cross-entropy`
 
-    - `fanin check mymodels:build --inputs mymodels:batch --ignore F5,F209`
+    - `fanin check mymodels:build --inputs mymodels:batch --ignore F4,F209`
 
     - `fanin check mymodels:build --inputs batch.npz --report report.html`
 

@@ -13,7 +13,7 @@ OPTION = "fanin_ignore"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Codes to ignore everywhere, from the command line and from the configuration."""
-    words = "codes, or their beginnings, that the fixture assert_healthy ignores, with commas: F5,F209"
+    words = "codes, or their beginnings, that the fixture assert_healthy ignores, with commas: F4,F209"
     parser.getgroup("fanin").addoption("--fanin-ignore", default="", metavar="CODES", help=words)
     parser.addini(OPTION, words, default="")
 
