@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -149,6 +152,32 @@ def test_a_compiled_model_has_the_names_of_the_plain_one() -> None:
     inner = trace(model, torch.zeros(2, 4))
     assert [node.name for node in inner] == [node.name for node in plain]
     assert inner["0.weight"].activation == "relu"
+
+
+FORK = """
+import os, signal, torch
+from fanin.tracing import trace
+
+def train():
+    model(torch.zeros(2, 4)).sum().backward()
+
+model = torch.nn.Linear(4, 2)
+with torch.inference_mode():
+    assert trace(model, torch.zeros(2, 4)).source == "fake"
+train()
+child = os.fork()
+if not child:
+    signal.alarm(30)
+    train()
+    os._exit(0)
+raise SystemExit(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork") or torch.accelerator.is_available(), reason="autograd has threads there")
+def test_a_process_forked_after_a_trace_can_train() -> None:
+    run = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stderr
 
 
 def test_a_lazy_model_is_refused_with_the_line_to_write() -> None:

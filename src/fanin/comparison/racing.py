@@ -14,13 +14,14 @@ from fanin.comparison.batches import Batches, batches_of, labels_of
 from fanin.comparison.objectives import CrossEntropy, LossFunction, MeanSquare, loss_for
 from fanin.comparison.randomness import seeded
 from fanin.comparison.training import Optimizer, Training, optimizer_for
-from fanin.comparison.workers import CHILD, Failure, perform, settle_autograd, usable_cores
+from fanin.comparison.workers import CHILD, Failure, perform, usable_cores
 from fanin.errors import FaninError, InputsError, compose
 from fanin.planning import plan
 from fanin.plans import Plan
 from fanin.progress import track
 from fanin.race import Comparison, Run, Start
 from fanin.recipes import Recipe, resolve
+from fanin.tracing.compatibility import settle_autograd
 
 Contestant = Recipe | Plan
 BUILT = "built"

@@ -72,16 +72,6 @@ def _context(job: Job) -> tuple[BaseContext | None, str]:
     return multiprocessing.get_context("spawn"), ""
 
 
-def settle_autograd() -> None:
-    """Let autograd count its devices now, where there are none but the CPU.
-
-    It counts them once, at the first backward. Fake tensors register a stand-in for CUDA; counted after them, autograd
-    starts a thread for it, and refuses to work in any process forked later.
-    """
-    if not torch.accelerator.is_available():
-        torch.zeros((), requires_grad=True).backward()  # type: ignore[no-untyped-call]
-
-
 def _forks() -> bool:
     """Whether a forked process could train: autograd's threads for accelerators do not survive a fork."""
     if sys.platform != "linux":

@@ -185,6 +185,17 @@ def plain_execution() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
+def settle_autograd() -> None:
+    """Let autograd count its devices now, where there are none but the CPU.
+
+    It counts them once, at the first backward. Fake tensors register a stand-in for CUDA; counted after them, autograd
+    starts a thread for it, and refuses to work in any process forked later.
+    """
+    if not torch.accelerator.is_available():
+        with no_modes(), torch.inference_mode(False), torch.enable_grad():
+            torch.zeros((), requires_grad=True).backward()  # type: ignore[no-untyped-call]
+
+
 def fsdp_original(kind: type[torch.nn.Module]) -> type[torch.nn.Module]:
     """The class that ``fully_shard`` made a subclass of; any other class as it is."""
     if not kind.__name__.startswith("FSDP") or len(kind.__mro__) < 3:
@@ -201,6 +212,7 @@ def check() -> bool:
     Raises:
         TraceError: no operation arrives at all: this torch has another dispatcher.
     """
+    settle_autograd()
     seen: list[str] = []
 
     class Probe(DispatchMode):
