@@ -14,7 +14,7 @@ from fanin.fans import Axes
 from fanin.graph import Graph, ParameterNode, Role
 from fanin.plans import Plan
 from fanin.recipes import recipe_named
-from fanin.recipes.auto import HEAD, PLAIN_HEAD, tamed_gain
+from fanin.recipes.auto import HEAD, LONE_HEAD, tamed_gain
 from fanin.schemes import Orthogonal, Packed, ScaledOrthogonal, VarianceScaling, Zeros
 
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
@@ -57,8 +57,13 @@ class Gated(nn.Module):
 def test_shallow_nets_are_gaussian_at_the_gain_of_what_follows() -> None:
     plan = planned(lambda: stack(3, nn.GELU), 2, 16)
     assert plan["0.weight"].std == pytest.approx(1.533530 / 4, rel=1e-6)
-    assert plan["4.weight"].scheme == VarianceScaling(PLAIN_HEAD**2)
+    assert plan["4.weight"].scheme == VarianceScaling(HEAD**2)
     assert "gelu" in plan["0.weight"].reason
+
+
+def test_a_lone_output_layer_starts_near_uninformed() -> None:
+    plan = planned(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), 2, 16)
+    assert plan["1.weight"].scheme == VarianceScaling(LONE_HEAD**2)
 
 
 def test_deep_plain_nets_are_orthogonal() -> None:
@@ -91,11 +96,40 @@ def test_the_last_weight_of_a_branch_is_divided_by_the_root_of_branches(norm: bo
     assert plan["10.weight"].scheme == VarianceScaling(HEAD**2)
 
 
-def test_bare_gated_branches_start_quiet() -> None:
-    plan = planned(lambda: nn.Sequential(nn.Linear(8, 16), Gated(), Gated(), nn.Linear(16, 4)), 2, 8)
-    assert plan["1.down.weight"].scheme == Zeros()
-    assert plan["1.gate.weight"].std == pytest.approx(1.676532 / 4, rel=1e-6)
+def test_the_weights_of_bare_gated_branches_multiply_to_one_over_their_number() -> None:
+    plan = planned(lambda: nn.Sequential(nn.Linear(8, 16), *[Gated() for _ in range(8)], nn.Linear(16, 4)), 2, 8)
+    assert plan["1.gate.weight"].std == pytest.approx(1 / 4 / 2, rel=1e-6)
+    assert plan["1.up.weight"].std == pytest.approx(1 / 4 / 2, rel=1e-6)
+    assert plan["1.down.weight"].std == pytest.approx(1 / math.sqrt(32) / 2, rel=1e-6)
+
+
+def test_bare_gated_branches_say_something_and_not_too_much() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = nn.Sequential(*[Gated() for _ in range(32)]), torch.randn(64, 16)
+    fanin.initialize(model, x)
+    share = (model(x) - x).square().mean().sqrt() / x.square().mean().sqrt()
+    assert 0.02 < share < 1
+
+
+def test_bounded_gates_need_no_more_than_the_root_of_branches() -> None:
+    class Linear(Gated):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.down(torch.sigmoid(self.gate(x)) * self.up(x))
+
+    plan = planned(lambda: nn.Sequential(nn.Linear(8, 16), *[Linear() for _ in range(9)], nn.Linear(16, 4)), 2, 8)
     assert plan["1.up.weight"].std == pytest.approx(1 / 4, rel=1e-6)
+    assert plan["1.down.weight"].std == pytest.approx(1 / math.sqrt(32) / 3, rel=1e-6)
+
+
+def test_a_branch_that_its_activation_bounds_is_divided_by_the_fourth_root() -> None:
+    class Bounded(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + torch.tanh(super().forward(x))
+
+    plan = planned(lambda: nn.Sequential(nn.Linear(8, 16), *[Bounded(16, 16) for _ in range(16)]), 2, 8)
+    assert plan["1.weight"].std == pytest.approx(1.592537 / 4 / 2, rel=1e-6)
+    assert "∜16" in plan["1.weight"].reason
 
 
 @pytest.mark.parametrize(("kind", "open_gate"), [(nn.LSTM, "f"), (nn.GRU, "z")])
@@ -106,6 +140,7 @@ def test_recurrent_layers_start_with_open_memory(kind: type[nn.Module], open_gat
     assert isinstance(bias, Packed)
     assert {name: scheme.label for name, scheme in bias.parts if scheme.label != "zeros"} == {open_gate: "ones"}
     assert plan["bias_hh_l0"].scheme == Zeros()
+    assert plan["weight_ih_l0"].std == pytest.approx(1 / math.sqrt(8), rel=1e-6)
 
 
 def test_a_norm_behind_a_weight_takes_its_gain_away() -> None:

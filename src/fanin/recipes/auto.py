@@ -22,36 +22,52 @@ DEEP = 8
 """Plain layers from which on Gaussian matrices lose to orthogonal ones: their fluctuations add up over the depth."""
 GROWTH = 4.0
 """How much the square of a gradient may grow through a plain net before its gain is lowered towards criticality."""
-HEAD = 0.5
-"""Gain of an output layer: logits of std 0.5 cost ``0.5²/2`` over the uninformed loss, and still pass gradients on."""
-PLAIN_HEAD = 0.3
-"""The same behind a plain or a recurrent net, where large first gradients do more harm than a slow start."""
+HEAD = 1.0
+"""Gain of an output layer: logits of unit variance cost half a nat at first, and smaller ones lost their races."""
+LONE_HEAD = 0.3
+"""The same where it is the only weight: there is no layer below that needs its gradient."""
 
 
 @register("auto", sources=("he2015", "saxe2014"))
 def auto(graph: Graph) -> Plan:
     """For every parameter by its role: what follows, true fans, residual depth, recurrence, plain depth."""
     nodes = list(graph)
-    normed = any(node.role == Role.NORM_SCALE or node.norm_after for node in nodes)
-    gated = any("gate_value" in (node.activation, *(block.activation for block in node.axes.blocks)) for node in nodes)
-    streams = any(node.stream is not None for node in nodes)
+    normed = any(_is_normed(node) for node in nodes)
     tied = any(node.role == Role.EMBEDDING and node.aliases for node in nodes)
-    chooser = _Chooser(plain_depth(graph), HEAD if normed or streams else PLAIN_HEAD, gated and not normed, tied)
+    head = HEAD if sum(node.is_weight for node in nodes) > 1 else LONE_HEAD
+    chooser = _Chooser(plain_depth(graph), head, not normed and _multiplies(nodes), tied)
     return Plan.of(graph, "auto", chooser.choose)
 
 
 def plain_depth(graph: Graph) -> int:
-    """How many weights follow one another without a norm, a residual stream or a recurrence to help; 0 if helped.
+    """How many weights follow one another without a norm, a residual stream, a product or a recurrence; else 0.
 
     >>> plain_depth(Graph(()))
     0
     """
-    if any(node.role == Role.NORM_SCALE or node.stream is not None or node.norm_after for node in graph):
+    if any(_is_normed(node) or node.stream is not None for node in graph):
         return 0
     weights = [node for node in graph if node.role in (Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE)]
-    if any(node.activation in ("softmax_q", "attention_value", "gate_value") for node in weights):
+    if any({"softmax_q", "attention_value", "gate_value"}.intersection(_activations(node)) for node in weights):
         return 0
     return len(weights)
+
+
+def _is_normed(node: ParameterNode) -> bool:
+    return node.role == Role.NORM_SCALE or node.norm_after
+
+
+def _activations(node: ParameterNode) -> tuple[str, ...]:
+    """The activations that follow a weight or its blocks, where they are known."""
+    found = (node.activation, *(block.activation for block in node.axes.blocks))
+    return tuple(activation for activation in found if activation)
+
+
+def _multiplies(nodes: list[ParameterNode]) -> bool:
+    """Whether branches of residual streams multiply what they take in by itself: gates that know no bound."""
+    branches = [activation for node in nodes if node.stream is not None for activation in _activations(node)]
+    gates = [activation for activation in branches if activation not in LINEAR]
+    return "gate_value" in branches and not all(_bounded(gate) for gate in gates)
 
 
 @dataclass(frozen=True)
@@ -63,7 +79,7 @@ class _Chooser:
     head: float
     """The gain of an output layer."""
     bare_gates: bool
-    """Gated products in a net without norms."""
+    """Products with unbounded gates in the branches of a net without norms."""
     tied: bool
     """An embedding that is the output layer as well."""
 
@@ -86,29 +102,31 @@ class _Chooser:
         if node.feedback:
             return Orthogonal(), "recurrent: an orthogonal matrix keeps the state's length over time"
         if node.role == Role.RECURRENT:
-            return VarianceScaling(1.0, "fan_avg"), "input of recurrent gates: Xavier, 2/(fan_in + fan_out)"
+            return VarianceScaling(1.0), f"input of recurrent gates: gain 1, as much as the state brings, {fan_in}"
         if node.output and not node.norm_after:
-            words = f"output layer: gain {self.head:g} keeps the first answer near uninformed"
-            return VarianceScaling(self.head**2), f"{words}, {fan_in}"
+            return VarianceScaling(self.head**2), f"output layer: gain {self.head:g}, {fan_in}"
         if node.norm_after:
             return VarianceScaling(1.0), f"a norm follows, so that only the direction counts: gain 1, {fan_in}"
         if self.depth >= DEEP:
             return self._plain(node, activation)
         gain, words = self._gain(node, activation)
-        if node.residual_last and self.bare_gates:
-            # A gated branch puts out the square of what it takes in, and no norm stops the stream from growing.
-            return (
-                Zeros(),
-                "last weight of a branch in a gated net without norms: zero, so that the stream starts quiet",
-            )
+        if self.bare_gates and node.stream is not None:
+            gain = node.stream_depth ** (-1 / 3)
+            words = f"in a gated branch without norms, {node.stream_depth} in the stream: the product of its three"
+            return VarianceScaling(gain**2), f"{words} weights is 1/{node.stream_depth}, gain {gain:.4f}, {fan_in}"
         if node.residual_last and node.stream_depth > 1 and not node.tamed_by:
-            gain /= math.sqrt(node.stream_depth)
-            words += f"; last weight of a residual branch, {node.stream_depth} in the stream: ÷ √{node.stream_depth}"
+            words += f"; last weight of a residual branch, {node.stream_depth} in the stream"
+            if _bounded(activation):
+                gain /= node.stream_depth**0.25
+                words += f", bounded by its activation: ÷ ∜{node.stream_depth}"
+            else:
+                gain /= math.sqrt(node.stream_depth)
+                words += f": ÷ √{node.stream_depth}"
         return VarianceScaling(gain**2), f"{words}, {fan_in}"
 
     def _gain(self, node: ParameterNode, activation: str | None) -> tuple[float, str]:
         after = following(node, activation)
-        if activation and activation not in LINEAR and after.known and node.captured is None and _squashes(activation):
+        if activation and after.known and node.captured is None and _squashes(activation):
             centred = gains.gain(activation, "centred")
             if self.depth > 2:
                 return centred, f"followed by {activation}, whose mean carries nothing: centred gain {centred:.4f}"
@@ -156,10 +174,23 @@ def _growth(activation: str, gain: float, depth: int) -> float:
 
 
 @lru_cache(maxsize=256)
+def _bounded(activation: str | None) -> bool:
+    """Whether an activation is known to stay small however large its input is, as tanh and sigmoid do."""
+    if activation is None or activation in LINEAR:
+        return False
+    try:
+        return gains.moments(activation, std=100.0).second_moment < 2
+    except FaninError:
+        return False
+
+
+@lru_cache(maxsize=256)
 def _squashes(activation: str) -> bool:
     """Whether an activation is bounded around a mean that is larger than its spread, as the sigmoid is."""
-    near, far = gains.moments(activation), gains.moments(activation, std=100.0)
-    return far.second_moment < 2 and near.mean**2 > near.variance
+    if not _bounded(activation):
+        return False
+    near = gains.moments(activation)
+    return near.mean**2 > near.variance
 
 
 def _bias(node: ParameterNode) -> tuple[Scheme, str]:
