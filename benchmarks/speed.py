@@ -1,0 +1,74 @@
+"""Write the tables of docs/speed.md from what sampling.py, llama.py and sharding.py stored.
+
+python benchmarks/speed.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGE = DOCS / "speed.md"
+START, END = "<!-- tables -->\n", "<!-- /tables -->"
+
+
+def stored(name: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((DOCS / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
+    return record
+
+
+def table(head: str, rows: list[list[str]]) -> str:
+    columns = head.count("|") + 1
+    lines = [f"| {head} |", "|" + "---|" * columns, *(f"| {' | '.join(row)} |" for row in rows)]
+    return "\n".join(lines) + "\n"
+
+
+def fills(record: dict[str, Any]) -> str:
+    rows = []
+    for row in (*record["elementwise"], *record["orthogonal"]):
+        goal = f"{row['goal']:g}" if row["goal"] else "–"
+        rows.append([row["law"], row["size"], str(row["threads"]), f"{row['fanin_ms']:.1f}"])
+        rows[-1] += [f"{row['torch_ms']:.1f}", f"**{row['times_faster']:.1f}**", goal, f"{row['times_memset']:.1f}"]
+    return table("law | size | threads | fanin ms | torch ms | times faster | goal | times a memset", rows)
+
+
+def starts(record: dict[str, Any]) -> str:
+    rows = []
+    for name, median in record["medians"].items():
+        times = record["times_faster"].get(name)
+        rows.append([name, f"{median['seconds']:.1f}", f"{median['processor_seconds']:.1f}"])
+        rows[-1] += [f"{times:.1f}" if times else "", f"{median['peak_over_weights']:.3f}"]
+    return table("who | s | processor s | times faster | peak memory over weights", rows)
+
+
+def ranks(record: dict[str, Any]) -> str:
+    rows = []
+    for processes, found in record["processes"].items():
+        he, orthogonal = found["he"], found["orthogonal"]
+        rows.append([processes, f"{he['processor_seconds']:.2f}", f"{he['peak_bytes'] / 1e6:.0f}"])
+        rows[-1] += [f"{orthogonal['processor_seconds']:.2f}", f"{orthogonal['peak_bytes'] / 1e6:.0f}"]
+    head = "processes | he: processor s a rank | he: peak MB a rank | orthogonal: processor s a rank"
+    return table(f"{head} | orthogonal: peak MB a rank", rows)
+
+
+def main() -> None:
+    sampling, llama, sharding = stored("sampling"), stored("llama"), stored("sharding")
+    machine = sampling["machine"]
+    parts = (
+        f"## One tensor\n\n{machine['processor']}, {machine['cores']} cores, torch {machine['torch']},"
+        f" {machine['date']}. First use compiles for {sampling['first_use_seconds']['compiling']:g} s once,"
+        f" then loads in {sampling['first_use_seconds']['cached']:g} s.\n\n{fills(sampling)}",
+        f"## A Llama of a billion parameters, ready to train\n\n{llama['machine']}, {llama['date']},"
+        f" medians of {llama['rounds']} rounds.\n\n{starts(llama)}",
+        f"## Sharded\n\n{sharding['model']}; {sharding['machine']}, {sharding['date']}.\n\n{ranks(sharding)}",
+    )
+    page = PAGE.read_text(encoding="utf-8")
+    before, after = page.split(START)[0], page.split(END)[1]
+    PAGE.write_text(f"{before}{START}\n" + "\n".join(parts) + f"\n{END}{after}", encoding="utf-8")
+    print("\n".join(parts))
+
+
+if __name__ == "__main__":
+    main()
