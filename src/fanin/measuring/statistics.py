@@ -103,7 +103,7 @@ def sample_units(values: torch.Tensor, axis: int) -> torch.Tensor:
 class Units:
     """What the sample says about units."""
 
-    offset: float
+    offset: float  # as a share of the sample's RMS, which differs from that of the whole
     spread: float
     zero: float
     dead: float
@@ -124,7 +124,7 @@ def units_of(sample: torch.Tensor, activation: str = "") -> Units:
     rms = rows.square().mean(0).sqrt()
     mean = rows.mean(0)
     parts = [
-        torch.linalg.vector_norm(mean) / math.sqrt(mean.numel()),
+        torch.linalg.vector_norm(mean) / torch.linalg.vector_norm(rms).clamp_min(torch.finfo(rms.dtype).tiny),
         rms.std(correction=0) / rms.mean().clamp_min(torch.finfo(rms.dtype).tiny),
         zeros.sum() / rows.numel(),
         (zeros == count).sum() / zeros.numel(),

@@ -213,7 +213,7 @@ class Watch(TorchFunctionMode):
             rms=scale.rms,
             max=scale.max,
             non_finite=scale.non_finite,
-            offset=units.offset,
+            offset=units.offset * scale.rms,
             spread=units.spread,
             zero=units.zero,
             saturated=units.saturated,
