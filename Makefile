@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format bench clean help
+.PHONY: demo test lint format bench audit clean help
 
 help:
 	@echo "make demo    install, then race six initializations on handwritten digits"
 	@echo "make test    install, then lint, type-check and run every test"
 	@echo "make lint    ruff and mypy alone"
 	@echo "make bench   the benchmarks behind the numbers in the docs (long)"
+	@echo "make audit   diagnose the models of timm, torchvision and transformers (hours; can be stopped and continued)"
 
 $(STAMP): pyproject.toml
 	@echo "» creating $(VENV) and installing fanin with its development tools (once, a few minutes)"
@@ -38,7 +39,10 @@ format: $(STAMP)
 	@$(BIN)/ruff format .
 
 bench: $(STAMP)
-	@for script in benchmarks/[a-z]*.py; do echo "» $$script"; PYTHONPATH=tests $(BIN)/python $$script || exit 1; done
+	@for script in $(filter-out benchmarks/audit.py,$(wildcard benchmarks/[a-z]*.py)); do echo "» $$script"; PYTHONPATH=tests $(BIN)/python $$script || exit 1; done
+
+audit: $(STAMP)
+	@nice $(BIN)/python benchmarks/audit.py --write
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
