@@ -5,6 +5,8 @@ Every candidate is tried under fake tensors, and the graph says which one was us
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,8 +15,10 @@ import torch
 from torch import nn
 
 from fanin.graph import Graph
+from fanin.tracing.documented import Documented
 from fanin.tracing.names import unwrap
-from fanin.tracing.synthesis import transformers_calls
+from fanin.tracing.repair import Failure, repairs
+from fanin.tracing.synthesis import Settings, transformers_calls
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -22,34 +26,84 @@ BATCH = 2
 _IMAGE_SIZES = (224, 256, 64, 32, 28, 299, 384)
 _LENGTHS = (64, 256, 1024, 16, 4000)
 _MOST_TRIES = 12
+_MOST_REPAIRS = 32
+_REPAIRED = ", changed as errors asked: a guess"
+
+Attempt = Callable[[Call], Graph | Failure]
 
 
-def traced_with_examples(model: nn.Module, base: Graph, attempt: Callable[[Call], Graph]) -> Graph:
+def traced_with_examples(model: nn.Module, base: Graph, attempt: Attempt) -> Graph:
     """The graph from the first example inputs that the model accepts; the base graph where it accepts none.
+
+    What libraries say of their models is tried first. Then the inputs that came furthest are changed as their error
+    asks, and so on.
 
     Args:
         model: the model.
         base: its graph from module types.
-        attempt: traces the model on inputs; where it fails, the graph is from module types and its notes say why.
+        attempt: traces the model on inputs: the graph, or how the run ended.
     """
-    tries, failures = 0, list[str]()
-    for origin, call in candidates(model):
-        if tries == _MOST_TRIES:
-            break
-        tries += 1
-        graph = attempt(call)
-        if graph.source == "modules":
-            failures += [note for note in graph.notes if "failed" in note][-1:]
+    failed: list[tuple[Failure, str, Call]] = []
+    for origin, call in _tries(model, failed):
+        result = attempt(call)
+        if isinstance(result, Failure):
+            failed.append((result, origin, call))
             continue
         note = f"inputs were not given; these are from {origin}"
-        guessed = origin.startswith("a guess")
+        guessed = "guess" in origin
         nodes = (
-            tuple(replace(n, confidence=round(n.confidence * 0.9, 3)) for n in graph) if guessed else graph.parameters
+            tuple(replace(n, confidence=round(n.confidence * 0.9, 3)) for n in result) if guessed else result.parameters
         )
-        return replace(graph, parameters=nodes, notes=(note, *graph.notes))
-    tried = f"{tries} kinds of example inputs were tried and failed" if tries else "no example inputs were found"
-    notes = [*failures[:2], f"{tried}; roles and axes are from module types: give inputs"]
+        return replace(result, parameters=nodes, notes=(note, *result.notes))
+    notes = []
+    if failed:
+        furthest = max(failed, key=lambda item: item[0].reached)[0]
+        notes = [f"the inputs that came furthest failed: {furthest.text[:160]}"]
+    tried = f"{len(failed)} kinds of example inputs were tried and failed" if failed else "no example inputs were found"
+    notes += [f"{tried}; roles and axes are from module types: give inputs"]
     return replace(base, notes=(*base.notes, *notes))
+
+
+def _tries(model: nn.Module, failed: list[tuple[Failure, str, Call]]) -> Iterator[tuple[str, Call]]:
+    """Candidates, and then repairs of what has failed meanwhile, each once."""
+    seen: set[str] = set()
+    for origin, call in itertools.islice(candidates(model), _MOST_TRIES):
+        seen.add(shown(call))
+        yield origin, call
+    inner = unwrap(model)
+    documented = Documented(inner, Settings(getattr(inner, "config", None)))
+    accepted, queue, taken = list(documented.parameters), list[tuple[int, int, str, Call]](), 0
+    order = itertools.count()
+    for _ in range(_MOST_REPAIRS):
+        for failure, origin, call in failed[taken:]:
+            for repaired in repairs(call, failure, documented.make, accepted):
+                if shown(repaired) not in seen:
+                    seen.add(shown(repaired))
+                    heapq.heappush(queue, (-failure.reached, next(order), origin, repaired))
+        taken = len(failed)
+        if not queue:
+            return
+        _, _, origin, call = heapq.heappop(queue)
+        yield origin if origin.endswith(_REPAIRED) else origin + _REPAIRED, call
+
+
+def shown(call: Call) -> str:
+    """Inputs in words.
+
+    >>> shown(((torch.zeros(2, 3),), {"mask": None}))
+    'float32 2×3, mask=None'
+    """
+    words = [_word(item) for item in call[0]]
+    words += [f"{key}={_word(item)}" for key, item in call[1].items()]
+    return ", ".join(words)
+
+
+def _word(item: Any) -> str:
+    if isinstance(item, torch.Tensor):
+        return f"{str(item.dtype).removeprefix('torch.')} {'×'.join(map(str, item.shape)) or 'scalar'}"
+    if isinstance(item, list | tuple):
+        return f"[{', '.join(_word(part) for part in item)}]"
+    return repr(item) if item is None or isinstance(item, bool | int | float | str) else type(item).__name__
 
 
 def candidates(model: nn.Module) -> Iterator[tuple[str, Call]]:
@@ -118,9 +172,12 @@ def _first_layer_calls(model: nn.Module) -> Iterator[Call]:
             yield from (((signal,), {}), ((signal, signal, signal), {}))
         elif isinstance(module, nn.Bilinear):
             yield (image(module.in1_features), image(module.in2_features)), {}
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, nn.Linear) and isinstance(module.in_features, int):
             yield from (((image(module.in_features),), {}), ((image(8, module.in_features),), {}))
-            if module.in_features % 3 == 0 and (side := round((module.in_features / 3) ** 0.5)) ** 2 * 3:
+            if (
+                module.in_features % 3 == 0
+                and (side := round((module.in_features / 3) ** 0.5)) ** 2 * 3 == module.in_features
+            ):
                 yield (image(3, side, side),), {}
             if (side := round(module.in_features**0.5)) ** 2 == module.in_features:
                 yield (image(1, side, side),), {}

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
+from fanin.tracing.documented import BATCH, LENGTH, Documented, required
+
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
-BATCH = 2
-LENGTH = 16
 _BINS = ("num_mel_bins", "input_feat_per_channel", "input_feat_size", "feature_size")
 _WAVE = 15360
 """About a second of sound: a multiple of all hop lengths in use (320, 640, 1920)."""
@@ -51,26 +50,25 @@ class Settings:
 def transformers_calls(model: nn.Module) -> Iterator[Call]:
     """Keyword arguments to try, the most complete that is likely first."""
     settings = Settings(model.config)
-    accepted = inspect.signature(model.forward).parameters
+    documented = Documented(model, settings)
+    accepted = documented.parameters
     main = str(model.main_input_name)
     if main not in accepted:
         main = next((name for name in (*_MAKERS, *_PARTNERS) if name in accepted), main)
     made = dict(_made(settings, accepted))
+    needed = [main, *required(accepted)]
+    for name in needed:
+        if name not in made and (tensor := documented.make(name)) is not None:
+            made[name] = tensor
     if main not in made:
         return
-    chosen = {main: made[main]}
-    required = [
-        name
-        for name, parameter in accepted.items()
-        if parameter.default is inspect.Parameter.empty and parameter.kind == inspect.Parameter.POSITIONAL_OR_KEYWORD
-    ]
-    chosen.update({name: made[name] for name in required if name in made})
+    chosen = {name: made[name] for name in needed if name in made}
     encodes = bool(getattr(model.config, "is_encoder_decoder", False)) or main in ("input_features", "input_values")
     if encodes and "decoder_input_ids" in made:
         chosen["decoder_input_ids"] = made["decoder_input_ids"]
     everything = {**chosen, **{name: made[name] for name in _PARTNERS if name in made}}
-    if "grid_thw" in required:
-        yield (), {**chosen, main: _patches(settings), "grid_thw": torch.tensor([[1, 4, 4]] * BATCH)}
+    if any(name.endswith("grid_thw") for name in chosen):
+        yield from _gridded(chosen, main, settings, documented)
     if set(everything) != set(chosen) and hasattr(model.config, "text_config"):
         yield (), everything
     yield (), chosen
@@ -98,6 +96,8 @@ def _other_shapes(chosen: dict[str, Any], settings: Settings) -> Iterator[Call]:
         if pixels.ndim == 4:
             for frames in (int(settings.get("num_frames", default=8)), 2):
                 yield (), {**chosen, "pixel_values": pixels.unsqueeze(1).expand(-1, frames, -1, -1, -1)}
+        if settings.get("patch_size"):
+            yield (), {**chosen, "pixel_values": _patches(settings).view(BATCH, LENGTH, -1)}
         for size in (1024, 256, 512):
             yield (), {**chosen, "pixel_values": torch.empty(BATCH, pixels.shape[-3], size, size, device="meta")}
     if "input_values" in chosen:
@@ -107,6 +107,15 @@ def _other_shapes(chosen: dict[str, Any], settings: Settings) -> Iterator[Call]:
         yield (), {**chosen, "input_features": _spectrogram(settings)}
         bins = chosen["input_features"].shape[-1]
         yield (), {**chosen, "input_features": torch.empty(BATCH, bins, 3000, device="meta")}
+
+
+def _gridded(chosen: dict[str, Any], main: str, settings: Settings, documented: Documented) -> Iterator[Call]:
+    """Images as patches, in the forms that go with a table of how many there are."""
+    patches = _patches(settings)
+    side = int(settings.get("patch_size", default=14))
+    for form in (patches, documented.make(main), patches.view(len(patches), -1, side, side)):
+        if form is not None:
+            yield (), {**chosen, main: form}
 
 
 def _ids(settings: Settings) -> torch.Tensor:

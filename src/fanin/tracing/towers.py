@@ -18,14 +18,27 @@ def with_towers(model: nn.Module, graph: Graph, trace: Trace) -> Graph:
 
     Args:
         model: the model.
-        graph: what its run gave.
+        graph: what its run gave; from module types where the model has no forward of its own, only parts that have.
         trace: traces a submodel on example inputs of its own.
     """
+    if graph.source == "modules":
+        return _of_towers(model, graph, trace)
     for prefix, tower in _idle_towers(unwrap(model), graph):
         inner = trace(tower)
         if inner.source != "modules":
             graph = _grafted(graph, prefix, inner)
     return graph
+
+
+def _of_towers(model: nn.Module, base: Graph, trace: Trace) -> Graph:
+    """A model without a forward is traced where all its parts are; else it stays described by module types."""
+    graph = replace(base, parameters=tuple(replace(node, exercised=False) for node in base), notes=())
+    for prefix, tower in _idle_towers(unwrap(model), graph):
+        inner = trace(tower)
+        if inner.source == "modules":
+            return base
+        graph = replace(_grafted(graph, prefix, inner), source=inner.source)
+    return graph if graph.parameters and all(node.exercised for node in graph) else base
 
 
 def _idle_towers(model: nn.Module, graph: Graph) -> Iterator[tuple[str, nn.Module]]:

@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 
 from fanin.graph import Graph, ParameterNode
 from fanin.tracing import compatibility
 from fanin.tracing.assembly import Assembler
-from fanin.tracing.inputs import traced_with_examples
+from fanin.tracing.inputs import shown, traced_with_examples
 from fanin.tracing.isolation import fake_copy, postponed_collection, preserved_randomness, real_copy
 from fanin.tracing.modules import graph_of
 from fanin.tracing.names import named_parameters, unwrap
 from fanin.tracing.records import Run
+from fanin.tracing.repair import Failure, failure_of
 from fanin.tracing.running import run_model
 from fanin.tracing.towers import with_towers
 from fanin.tracing.walks import Walker
@@ -73,15 +73,16 @@ def trace(model: nn.Module, inputs: Inputs = None) -> Graph:
         graph = _with_found_inputs(model, base)
     else:
         call = as_call(inputs)
-        graph = replace(_trace_call(model, base, call), inputs=describe(call))
-    if graph.source == "modules":
+        graph = replace(_trace_call(model, base, call)[0], inputs=shown(call))
+    if graph.source == "modules" and type(unwrap(model)).forward is not nn.Module.forward:
         return graph
     return with_towers(model, graph, lambda tower: _with_found_inputs(tower, graph_of(tower)))
 
 
 def _with_found_inputs(model: nn.Module, base: Graph) -> Graph:
-    def attempt(call: Call) -> Graph:
-        return replace(_trace_call(model, base, call, ("fake", "optimistic")), inputs=describe(call))
+    def attempt(call: Call) -> Graph | Failure:
+        graph, failure = _trace_call(model, base, call, SOURCES[:2])
+        return failure if failure and graph.source == "modules" else replace(graph, inputs=shown(call))
 
     return traced_with_examples(model, base, attempt)
 
@@ -95,40 +96,27 @@ def as_call(inputs: Inputs) -> Call:
     return (inputs,), {}
 
 
-def describe(call: Call) -> str:
-    """Inputs in words.
-
-    >>> describe(((torch.zeros(2, 3),), {"mask": None}))
-    'float32 2×3, mask=None'
-    """
-    words = [_word(item) for item in call[0]]
-    words += [f"{key}={_word(item)}" for key, item in call[1].items()]
-    return ", ".join(words)
-
-
-def _word(item: Any) -> str:
-    if isinstance(item, torch.Tensor):
-        return f"{str(item.dtype).removeprefix('torch.')} {'×'.join(map(str, item.shape)) or 'scalar'}"
-    if isinstance(item, list | tuple):
-        return f"[{', '.join(_word(part) for part in item)}]"
-    return repr(item) if item is None or isinstance(item, bool | int | float | str) else type(item).__name__
-
-
-def _trace_call(model: nn.Module, base: Graph, call: Call, sources: tuple[str, ...] = SOURCES) -> Graph:
+def _trace_call(
+    model: nn.Module, base: Graph, call: Call, sources: tuple[str, ...] = SOURCES
+) -> tuple[Graph, Failure | None]:
+    """The graph, and how the last way of running that failed ended."""
     notes: list[str] = []
+    failure = None
     for source in sources:
         if source == "real" and not _can_compute(base, model):
             notes.append("a real run was not tried: the model is on the meta device and large")
             break
-        graph = _attempt(model, base, call, _Attempt(source), notes)
-        if graph is not None:
-            graph = _with_training(model, base, call, graph)
-            return replace(graph, notes=(*notes, *graph.notes))
+        result = _attempt(model, base, call, _Attempt(source))
+        if isinstance(result, Graph):
+            graph = _with_training(model, base, call, result)
+            return replace(graph, notes=(*notes, *graph.notes)), failure
+        failure = result
+        notes.append(f"{source} run failed: {failure.text[:180]}")
     notes.append(f"{_UNTRIED}; roles and axes are from module types")
-    return replace(base, notes=tuple(notes))
+    return replace(base, notes=tuple(notes)), failure
 
 
-def _attempt(model: nn.Module, base: Graph, call: Call, attempt: _Attempt, notes: list[str]) -> Graph | None:
+def _attempt(model: nn.Module, base: Graph, call: Call, attempt: _Attempt) -> Graph | Failure:
     names = {id(entry.parameter): entry.name for entry in named_parameters(model)}
     run = Run(attempt.source)
     try:
@@ -141,8 +129,7 @@ def _attempt(model: nn.Module, base: Graph, call: Call, attempt: _Attempt, notes
             run_model(isolated, names, call, run, mode=mode, training=attempt.training)
             return Assembler(Walker(run), base).graph()
     except Exception as error:  # a model may raise anything; the next way of running it is tried
-        notes.append(f"{attempt.source} run failed: {_first_line(error)}")
-        return None
+        return failure_of(error, len(run.operations))
 
 
 def _with_training(model: nn.Module, base: Graph, call: Call, graph: Graph) -> Graph:
@@ -150,9 +137,8 @@ def _with_training(model: nn.Module, base: Graph, call: Call, graph: Graph) -> G
     idle = [node.name for node in graph if not node.exercised]
     if not idle or graph.source == "real":
         return graph
-    failures: list[str] = []
-    training = _attempt(model, base, call, _Attempt(graph.source, training=True), failures)
-    if training is None:
+    training = _attempt(model, base, call, _Attempt(graph.source, training=True))
+    if isinstance(training, Failure):
         return graph
     found = [training[name] for name in idle if training[name].exercised]
     if not found:
@@ -172,8 +158,3 @@ def _merged(node: ParameterNode, training: Graph) -> ParameterNode:
 def _can_compute(base: Graph, model: nn.Module) -> bool:
     on_meta = sum(parameter.numel() for parameter in unwrap(model).parameters() if parameter.is_meta)
     return on_meta <= _LARGEST_MATERIALISED
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__

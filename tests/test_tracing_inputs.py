@@ -1,0 +1,103 @@
+"""Example inputs that nobody gave: from documentation, and from what errors ask for."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import nn
+
+from fanin.tracing import trace
+from fanin.tracing.documented import Documented
+from fanin.tracing.repair import Call, Failure, failure_of, repairs
+
+
+class Settings:
+    """A configuration with one width."""
+
+    def get(self, *names: str, default: object = None, section: str = "") -> object:
+        return 12 if "state_dim" in names else default
+
+
+class Documenting(nn.Module):
+    def forward(self, states: torch.Tensor, pixel_mask: torch.Tensor, timesteps: torch.Tensor) -> None:
+        """Do nothing.
+
+        Args:
+            states (`torch.Tensor` of shape `(batch_size, 3, state_dim)`):
+                The states.
+            pixel_mask (`torch.BoolTensor` of shape `(batch_size, state_dim * 2)`, *optional*):
+                A mask.
+            timesteps (`torch.LongTensor` of shape `(batch_size,)`):
+                The times.
+        """
+
+
+class Refusing(nn.Module):
+    """Takes 24 features, in three axes, with a second signal that looks optional."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(10, 24)
+        self.second = nn.Linear(24, 10)
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor = cast("torch.Tensor", None)) -> torch.Tensor:
+        seen: torch.Tensor = self.first(self.second(context.contiguous()))
+        return seen + x.mean()
+
+
+class Assembled(nn.Module):
+    """No forward: its parts are run, each by itself."""
+
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+
+class Part(nn.Sequential):
+    main_input_name = "input"
+
+
+def test_documented_arguments_have_their_documented_shapes_and_types() -> None:
+    documented = Documented(Documenting(), Settings())
+    made = {name: documented.make(name) for name in ("states", "pixel_mask", "timesteps")}
+    shapes = {name: (tuple(value.shape), value.dtype) for name, value in made.items() if value is not None}
+    assert shapes == {
+        "states": ((2, 3, 12), torch.float32),
+        "pixel_mask": ((2, 24), torch.bool),
+        "timesteps": ((2,), torch.int64),
+    }
+    assert documented.make("absent") is None
+
+
+def test_a_size_that_an_error_names_is_changed_to_the_one_it_wants() -> None:
+    call: Call = ((torch.empty(2, 64, 80, device="meta"),), {})
+    shapes = [
+        tuple(repaired[0][0].shape)
+        for repaired in repairs(call, Failure("weight [512, 80], got 160 for 320"), lambda _: None, [])
+    ]
+    assert (2, 64, 160) in shapes
+    assert (2, 64, 80) not in shapes
+
+
+def test_an_argument_that_was_none_where_it_failed_is_made() -> None:
+    model = Refusing()
+    try:
+        model(torch.zeros(2, 10))
+    except AttributeError as error:
+        failure = failure_of(error)
+    assert "context" in failure.absent
+    graph = trace(model)
+    assert graph.source == "fake", graph.notes
+    assert "context=float32" in graph.inputs
+    assert any("a guess" in note for note in graph.notes)
+    assert graph["second.weight"].confidence < 1
+
+
+def test_a_model_without_a_forward_is_traced_by_its_parts_or_not_at_all() -> None:
+    whole = trace(Assembled(Part(nn.Linear(4, 8), nn.ReLU()), Part(nn.Linear(3, 8), nn.Tanh())))
+    assert whole.source == "fake"
+    assert (whole["parts.0.0.weight"].activation, whole["parts.1.0.weight"].activation) == ("relu", "tanh")
+    partial = trace(Assembled(Part(nn.Linear(4, 8), nn.ReLU()), nn.Linear(3, 8)))
+    assert partial.source == "modules"
+    assert all(node.exercised for node in partial)
