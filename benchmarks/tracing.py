@@ -201,8 +201,12 @@ def tables(store: dict[str, Any]) -> str:
             lines.append(_summary(source, store[source]))
     lines += ["", "Why models were not traced:", ""]
     for source in SOURCES:
-        causes = Counter(_cause(row) for row in store.get(source, {}).values() if not _traced(row))
-        lines += [f"- {source}: {count} × {cause}" for cause, count in causes.most_common()]
+        causes: dict[str, list[str]] = {}
+        for name, row in store.get(source, {}).items():
+            if not _traced(row):
+                causes.setdefault(_cause(row), []).append(name)
+        for cause, found in sorted(causes.items(), key=lambda item: -len(item[1])):
+            lines.append(f"- {source}: {len(found)} × {cause}: {', '.join(found)}")
     lines += ["", *_scores(store)]
     versions = ", ".join(f"{name} {version}" for name, version in store["versions"].items())
     return "\n".join([*lines, "", f"Measured {store['date']} on {store['machine']}; {versions}."])
@@ -230,8 +234,9 @@ def _cause(row: Row) -> str:
         return "could not be built (not counted)"
     if "error" in row:
         return row["error"].split(":")[0]
-    text = next((note for note in reversed(row["notes"]) if "failed" in note), row["notes"][-1])
-    return text[:110]
+    if any("kinds of example inputs" in note for note in row["notes"]):
+        return "no example inputs that were tried led to a whole run"
+    return str(row["notes"][-1])[:110]
 
 
 def _scores(store: dict[str, Any]) -> list[str]:

@@ -41,8 +41,8 @@ class Refusing(nn.Module):
         self.first = nn.Linear(10, 24)
         self.second = nn.Linear(24, 10)
 
-    def forward(self, x: torch.Tensor, context: torch.Tensor = cast("torch.Tensor", None)) -> torch.Tensor:
-        seen: torch.Tensor = self.first(self.second(context.contiguous()))
+    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+        seen: torch.Tensor = self.first(self.second(cast("torch.Tensor", context).contiguous()))
         return seen + x.mean()
 
 
