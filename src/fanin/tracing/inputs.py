@@ -68,7 +68,7 @@ def _tries(model: nn.Module, failed: list[tuple[Failure, str, Call]]) -> Iterato
     """Candidates, and then repairs of what has failed meanwhile, each once."""
     seen: set[str] = set()
     for origin, call in itertools.islice(candidates(model), _MOST_TRIES):
-        seen.add(shown(call))
+        seen.add(describe(call))
         yield origin, call
     inner = unwrap(model)
     documented = Documented(inner, Settings(getattr(inner, "config", None)))
@@ -77,8 +77,8 @@ def _tries(model: nn.Module, failed: list[tuple[Failure, str, Call]]) -> Iterato
     for _ in range(_MOST_REPAIRS):
         for failure, origin, call in failed[taken:]:
             for repaired in repairs(call, failure, documented.make, accepted):
-                if shown(repaired) not in seen:
-                    seen.add(shown(repaired))
+                if describe(repaired) not in seen:
+                    seen.add(describe(repaired))
                     heapq.heappush(queue, (-failure.reached, next(order), origin, repaired))
         taken = len(failed)
         if not queue:
@@ -87,10 +87,10 @@ def _tries(model: nn.Module, failed: list[tuple[Failure, str, Call]]) -> Iterato
         yield origin if origin.endswith(_REPAIRED) else origin + _REPAIRED, call
 
 
-def shown(call: Call) -> str:
+def describe(call: Call) -> str:
     """Inputs in words.
 
-    >>> shown(((torch.zeros(2, 3),), {"mask": None}))
+    >>> describe(((torch.zeros(2, 3),), {"mask": None}))
     'float32 2×3, mask=None'
     """
     words = [_word(item) for item in call[0]]

@@ -12,7 +12,8 @@ from torch import nn
 from fanin.graph import Graph, ParameterNode
 from fanin.tracing import compatibility
 from fanin.tracing.assembly import Assembler
-from fanin.tracing.inputs import shown, traced_with_examples
+from fanin.tracing.inputs import describe as describe
+from fanin.tracing.inputs import traced_with_examples
 from fanin.tracing.isolation import fake_copy, postponed_collection, preserved_randomness, real_copy
 from fanin.tracing.modules import graph_of
 from fanin.tracing.names import named_parameters, unwrap
@@ -73,7 +74,7 @@ def trace(model: nn.Module, inputs: Inputs = None) -> Graph:
         graph = _with_found_inputs(model, base)
     else:
         call = as_call(inputs)
-        graph = replace(_trace_call(model, base, call)[0], inputs=shown(call))
+        graph = replace(_trace_call(model, base, call)[0], inputs=describe(call))
     if graph.source == "modules" and type(unwrap(model)).forward is not nn.Module.forward:
         return graph
     return with_towers(model, graph, lambda tower: _with_found_inputs(tower, graph_of(tower)))
@@ -82,7 +83,7 @@ def trace(model: nn.Module, inputs: Inputs = None) -> Graph:
 def _with_found_inputs(model: nn.Module, base: Graph) -> Graph:
     def attempt(call: Call) -> Graph | Failure:
         graph, failure = _trace_call(model, base, call, SOURCES[:2])
-        return failure if failure and graph.source == "modules" else replace(graph, inputs=shown(call))
+        return failure if failure and graph.source == "modules" else replace(graph, inputs=describe(call))
 
     return traced_with_examples(model, base, attempt)
 
