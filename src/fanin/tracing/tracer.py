@@ -64,6 +64,7 @@ def trace(model: nn.Module, inputs: Inputs = None) -> Graph:
     Raises:
         TraceError: a parameter has no shape yet (lazy modules).
 
+    >>> import torch
     >>> graph = trace(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(2, 4))
     >>> graph["0.weight"].activation, graph["2.weight"].output
     ('relu', True)
