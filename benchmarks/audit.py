@@ -37,7 +37,7 @@ from fanin.diagnoses import Diagnosis
 from fanin.diagnosing import diagnose
 from fanin.errors import FaninError
 from fanin.examples import made_up_inputs
-from fanin.models import SMALL
+from fanin.models import SMALL, torchvision_model, transformers_model
 from fanin.progress import track
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,15 +84,7 @@ def timm_model(name: str) -> nn.Module:
     return timm.create_model(name, pretrained=False)
 
 
-def torchvision_model(name: str) -> nn.Module:
-    """A model of torchvision, without pretrained weights, also in its backbone."""
-    from torchvision import models
-
-    with_backbone = any(word in name for word in ("rcnn", "retinanet", "fcos", "ssd", "deeplab", "fcn_", "lraspp"))
-    return models.get_model(name, weights=None, **({"weights_backbone": None} if with_backbone else {}))
-
-
-def transformers_model(name: str) -> nn.Module:
+def shrunk_transformers_model(name: str) -> nn.Module:
     """A model of transformers with its language head, if it has one, from a tiny configuration.
 
     Where a configuration cannot be shrunk (widths that have to agree), it is only cut to two layers.
@@ -101,16 +93,9 @@ def transformers_model(name: str) -> nn.Module:
 
     kind = transformers.CONFIG_MAPPING[name]
     try:
-        return _from(transformers, _shrunk(kind()))
+        return transformers_model(_shrunk(kind()))
     except Exception:  # a constructor may raise anything at widths that it does not expect
-        return _from(transformers, _shrunk(kind(), only=("num_hidden_layers", "num_layers")))
-
-
-def _from(transformers: Any, config: Any) -> nn.Module:
-    tasks = ("SEQ_TO_SEQ_CAUSAL_LM", "MASKED_LM", "CAUSAL_LM")
-    heads = (getattr(transformers, f"MODEL_FOR_{task}_MAPPING") for task in tasks)
-    headed = next((head[type(config)](config) for head in heads if type(config) in head), None)
-    return transformers.AutoModel.from_config(config) if headed is None else headed
+        return transformers_model(_shrunk(kind(), only=("num_hidden_layers", "num_layers")))
 
 
 def _shrunk(config: Any, only: tuple[str, ...] = ()) -> Any:
@@ -167,7 +152,7 @@ def transformers_names(store: Store) -> list[str]:
 LIBRARIES: dict[str, tuple[Callable[[Store], list[str]], Build]] = {
     "timm": (timm_names, timm_model),
     "torchvision": (torchvision_names, torchvision_model),
-    "transformers": (transformers_names, transformers_model),
+    "transformers": (transformers_names, shrunk_transformers_model),
 }
 
 

@@ -30,6 +30,7 @@ import torch
 from torch import nn
 
 from fanin.graph import Graph
+from fanin.models import torchvision_model
 from fanin.tracing import trace
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,12 +67,7 @@ def torchvision_models() -> Iterator[tuple[str, Builds]]:
 
     for name in torchvision.models.list_models():
         if not name.startswith("quantized"):
-            backbone = {"weights_backbone": None} if _has_backbone(name) else {}
-            yield name, (lambda name=name, more=backbone: torchvision.models.get_model(name, weights=None, **more),)
-
-
-def _has_backbone(name: str) -> bool:
-    return any(word in name for word in ("rcnn", "retinanet", "fcos", "ssd", "deeplab", "fcn_", "lraspp"))
+            yield name, (lambda name=name: torchvision_model(name),)
 
 
 def transformers_models() -> Iterator[tuple[str, Builds]]:

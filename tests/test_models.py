@@ -56,6 +56,14 @@ def test_libraries_on_meta(spec: str) -> None:
     assert all(tensor.device.type == "cpu" for tensor in tensors)
 
 
+def test_detectors_fetch_no_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", lambda url, *_, **__: fetched.append(url))
+    model, _ = load("torchvision/ssdlite320_mobilenet_v3_large", meta=True)
+    assert sum(parameter.numel() for parameter in model.parameters()) > 1_000_000
+    assert not fetched
+
+
 @pytest.mark.parametrize("spec", ["transformers/gpt2", "transformers/llama", "transformers/bert", "transformers/t5"])
 @pytest.mark.usefixtures("untouched_random_state")
 def test_small_language_models_run_on_their_inputs(spec: str) -> None:

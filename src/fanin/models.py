@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 import traceback
@@ -162,15 +163,24 @@ def _torchvision(name: str, small: bool) -> Parts:
     known = models.list_models()
     if name not in known:
         raise _unknown("torchvision", name, known)
-    with warnings.catch_warnings():
-        # GoogLeNet and Inception announce that their defaults will change.
-        warnings.simplefilter("ignore", FutureWarning)
-        model: nn.Module = models.get_model(name, weights=None)
+    model = torchvision_model(name)
     transform = models.get_model_weights(name).DEFAULT.transforms()
     crop = getattr(transform, "crop_size", None)
     size = crop[0] if isinstance(crop, list | tuple) and len(crop) == 1 else 224
     image_model = isinstance(crop, list | tuple) and len(crop) == 1
     return model, lambda samples: torch.randn(samples, 3, size, size) if image_model else None
+
+
+def torchvision_model(name: str) -> nn.Module:
+    """A model of torchvision as its constructor starts it; detectors take no pretrained backbone either."""
+    models = _library("torchvision").models
+    accepted = inspect.signature(models.get_model_builder(name)).parameters
+    backbone = {"weights_backbone": None} if "weights_backbone" in accepted else {}
+    with warnings.catch_warnings():
+        # GoogLeNet and Inception announce that their defaults will change.
+        warnings.simplefilter("ignore", FutureWarning)
+        model: nn.Module = models.get_model(name, weights=None, **backbone)
+    return model
 
 
 def _transformers(name: str, small: bool) -> Parts:
@@ -180,11 +190,17 @@ def _transformers(name: str, small: bool) -> Parts:
     if isinstance(kind, type) and issubclass(kind, nn.Module):
         model: nn.Module = kind(config)
     else:
-        tasks = ("SEQ_TO_SEQ_CAUSAL_LM", "MASKED_LM", "CAUSAL_LM")
-        heads = (getattr(transformers, f"MODEL_FOR_{task}_MAPPING") for task in tasks)
-        headed: nn.Module | None = next((head[type(config)](config) for head in heads if type(config) in head), None)
-        model = transformers.AutoModel.from_config(config) if headed is None else headed
+        model = transformers_model(config)
     return model, partial(_tokens, model, config)
+
+
+def transformers_model(config: Any) -> nn.Module:
+    """The model of a transformers config, with its language head if it has one."""
+    transformers = _library("transformers")
+    tasks = ("SEQ_TO_SEQ_CAUSAL_LM", "MASKED_LM", "CAUSAL_LM")
+    heads = (getattr(transformers, f"MODEL_FOR_{task}_MAPPING") for task in tasks)
+    headed: nn.Module | None = next((head[type(config)](config) for head in heads if type(config) in head), None)
+    return transformers.AutoModel.from_config(config) if headed is None else headed
 
 
 def _tokens(model: nn.Module, config: Any, samples: int) -> dict[str, torch.Tensor] | None:
