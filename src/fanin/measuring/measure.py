@@ -14,13 +14,15 @@ from fanin.errors import InputsError, compose
 from fanin.graph import Graph
 from fanin.measuring.losses import Loss
 from fanin.measuring.parameters import observe, observe_buffer, twins_of
-from fanin.measuring.running import Call, Observed, run
+from fanin.measuring.running import Observed, run
 from fanin.measuring.watching import Selector
 from fanin.observations import ParameterSignal
 from fanin.signals import Signals
 from fanin.tracing import trace
+from fanin.tracing.inputs import describe
 from fanin.tracing.names import NamedParameter, canonical, named_parameters, unwrap
-from fanin.tracing.tracer import Inputs, as_call, describe
+from fanin.tracing.records import Call
+from fanin.tracing.tracer import Inputs, as_call
 
 _MODES = {True: "as in training", False: "as in evaluation"}
 

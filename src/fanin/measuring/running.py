@@ -22,8 +22,7 @@ from fanin.observations import Kind, LayerSignal
 from fanin.tracing.capture import tensors_in as tensors_within
 from fanin.tracing.isolation import Isolated, preserved_randomness
 from fanin.tracing.names import NamedParameter, canonical
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+from fanin.tracing.records import Call
 
 _STOCHASTIC = ("drop", "stochastic")
 """Marks of modules whose only use is noise: they are left out of a measured run, as dropout is."""

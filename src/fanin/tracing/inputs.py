@@ -17,16 +17,17 @@ from torch import nn
 from fanin.graph import Graph
 from fanin.tracing.documented import Documented
 from fanin.tracing.names import unwrap
+from fanin.tracing.records import Call
 from fanin.tracing.repair import Failure, repairs
 from fanin.tracing.synthesis import Settings, transformers_calls
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 BATCH = 2
 _IMAGE_SIZES = (224, 256, 64, 32, 28, 299, 384)
 _LENGTHS = (64, 256, 1024, 16, 4000)
 _MOST_TRIES = 12
 _MOST_REPAIRS = 32
+_MOST_WORK = 60_000
+"""Operations run and parameters copied, after which no further repair is tried: some ten seconds."""
 _REPAIRED = ", changed as errors asked: a guess"
 
 Attempt = Callable[[Call], Graph | Failure]
@@ -73,8 +74,10 @@ def _tries(model: nn.Module, failed: list[tuple[Failure, str, Call]]) -> Iterato
     inner = unwrap(model)
     documented = Documented(inner, Settings(getattr(inner, "config", None)))
     accepted, queue, taken = list(documented.parameters), list[tuple[int, int, str, Call]](), 0
-    order = itertools.count()
+    order, parameters = itertools.count(), sum(1 for _ in inner.parameters())
     for _ in range(_MOST_REPAIRS):
+        if sum(failure.reached + parameters for failure, _, _ in failed) > _MOST_WORK:
+            return
         for failure, origin, call in failed[taken:]:
             for repaired in repairs(call, failure, documented.make, accepted):
                 if describe(repaired) not in seen:

@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+"""What a model is called with: its positional and its keyword arguments."""
+
 
 class Space(IntEnum):
     """What a value is made of. A larger one wins where an operation mixes them."""

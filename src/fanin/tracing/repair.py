@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+from fanin.tracing.records import Call
+
 Make = Callable[[str], torch.Tensor | None]
 
 _MISSING = re.compile(r"missing \d+ required positional arguments?: (.*)")

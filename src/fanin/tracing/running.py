@@ -12,13 +12,13 @@ from torch import nn
 from fanin.tracing import compatibility
 from fanin.tracing.capture import Recorder, tensors_in
 from fanin.tracing.isolation import Isolated
-from fanin.tracing.records import Run
+from fanin.tracing.records import Call, Run
 
 
 def run_model(
     isolated: Isolated,
     names: dict[int, str],
-    inputs: tuple[tuple[Any, ...], dict[str, Any]],
+    inputs: Call,
     run: Run,
     *,
     mode: Any = None,

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from fanin.tracing.documented import BATCH, LENGTH, Documented, required
-
-Call = tuple[tuple[Any, ...], dict[str, Any]]
+from fanin.tracing.records import Call
 
 _BINS = ("num_mel_bins", "input_feat_per_channel", "input_feat_size", "feature_size")
 _WAVE = 15360

@@ -12,12 +12,11 @@ from torch import nn
 from fanin.graph import Graph, ParameterNode
 from fanin.tracing import compatibility
 from fanin.tracing.assembly import Assembler
-from fanin.tracing.inputs import describe as describe
-from fanin.tracing.inputs import traced_with_examples
+from fanin.tracing.inputs import describe, traced_with_examples
 from fanin.tracing.isolation import fake_copy, postponed_collection, preserved_randomness, real_copy
 from fanin.tracing.modules import graph_of
 from fanin.tracing.names import named_parameters, unwrap
-from fanin.tracing.records import Run
+from fanin.tracing.records import Call, Run
 from fanin.tracing.repair import Failure, failure_of
 from fanin.tracing.running import run_model
 from fanin.tracing.towers import with_towers
@@ -26,7 +25,6 @@ from fanin.tracing.walks import Walker
 Inputs = Any
 """A tensor, a tuple of positional arguments, or a mapping of keyword arguments."""
 
-Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 SOURCES = ("fake", "optimistic", "real")
 """The ways of running a model, the cheapest first."""
