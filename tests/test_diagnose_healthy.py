@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from fanin.comparison.workers import one_thread
 from fanin.diagnoses import Diagnosis, Severity
 from fanin.diagnosing import diagnose
 
@@ -78,14 +79,10 @@ HEALTHY: dict[str, Build] = {
 
 @pytest.fixture(scope="module")
 def diagnoses() -> dict[str, Diagnosis]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with one_thread(), torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
-        found = {name: diagnose(*build()) for name, build in HEALTHY.items()}
-    torch.set_num_threads(threads)
-    return found
+        return {name: diagnose(*build()) for name, build in HEALTHY.items()}
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import cast
 
+import pytest
 import torch
 from torch import nn
 
 from fanin.tracing import trace
 from fanin.tracing.documented import Documented
-from fanin.tracing.repair import Call, Failure, failure_of, repairs
+from fanin.tracing.records import Call
+from fanin.tracing.repair import Failure, failure_of, repairs
 
 
 class Settings:
@@ -34,7 +36,7 @@ class Documenting(nn.Module):
 
 
 class Refusing(nn.Module):
-    """Takes 24 features, in three axes, with a second signal that looks optional."""
+    """Takes a second signal that looks optional, and is not."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,11 +84,9 @@ def test_a_size_that_an_error_names_is_changed_to_the_one_it_wants() -> None:
 
 def test_an_argument_that_was_none_where_it_failed_is_made() -> None:
     model = Refusing()
-    try:
+    with pytest.raises(AttributeError) as caught:
         model(torch.zeros(2, 10))
-    except AttributeError as error:
-        failure = failure_of(error)
-    assert "context" in failure.absent
+    assert "context" in failure_of(caught.value).absent
     graph = trace(model)
     assert graph.source == "fake", graph.notes
     assert "context=float32" in graph.inputs
