@@ -4,6 +4,9 @@ Every initialization runs over the same learning rates, seeds and batches, and i
 by the median over seeds of the mean loss of the last 20 steps.
 
     python benchmarks/races.py [--tasks plain-30-relu,…] [--recipes auto,he,…] [--seeds 3]
+
+Recipes are those of fanin, `lsuv`, and the variants of auto in `race_variants.py`. ``--store`` keeps what has run task
+by task, adds to what is stored, and so can be stopped and continued.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from torch import Tensor, nn
 
 import fanin
 from race_tasks import TASKS, Task, chance, loss_of
+from race_variants import VARIANTS, planned
 
 RECIPES = ("auto", "torch", "xavier", "he", "orthogonal", "lsuv")
 RATES = {"sgd": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3), "adam": (3e-4, 1e-3, 3e-3, 1e-2)}
@@ -54,6 +58,8 @@ def lsuv(model: nn.Module, inputs: Tensor, seed: int) -> None:
 def start(model: nn.Module, recipe: str, inputs: Tensor, seed: int) -> None:
     if recipe == "lsuv":
         lsuv(model, inputs, seed)
+    elif recipe in VARIANTS:
+        fanin.apply(planned(recipe, model, inputs), model, seed=seed)
     elif recipe != "torch":
         fanin.initialize(model, inputs, recipe=recipe, seed=seed)
 
@@ -97,15 +103,24 @@ def main() -> None:
     recipes = options.recipes.split(",")
     wanted = options.tasks.split(",") if options.tasks else [task.name for task in TASKS]
     chosen = [(index, task) for index, task in enumerate(TASKS) if task.name in wanted]
-    results = {}
+    store = json.loads(STORE.read_text(encoding="utf-8")) if STORE.exists() and options.store else {"tasks": {}}
     with multiprocessing.get_context("fork").Pool(multiprocessing.cpu_count(), prepare) as pool:
         for index, task in chosen:
-            results[task.name] = race(pool, index, task, recipes, options.seeds)
-            print(line(task, results[task.name]), flush=True)
-    if options.store:
-        record = {"date": time.strftime("%Y-%m-%d"), "machine": platform.processor() or platform.machine()}
-        STORE.parent.mkdir(parents=True, exist_ok=True)
-        STORE.write_text(json.dumps({**record, "torch": torch.__version__, "tasks": results}, indent=1) + "\n")
+            known = store["tasks"].setdefault(task.name, {})
+            missing = [
+                recipe for recipe in recipes if len(known.get(recipe, {"losses": ()})["losses"]) != options.seeds
+            ]
+            known.update(race(pool, index, task, missing, options.seeds))
+            print(line(task, {"chance": known["chance"], **{recipe: known[recipe] for recipe in recipes}}), flush=True)
+            if options.store:
+                save(store)
+
+
+def save(store: dict[str, object]) -> None:
+    store.update(date=time.strftime("%Y-%m-%d"), machine=platform.processor() or platform.machine())
+    store["torch"] = torch.__version__
+    STORE.parent.mkdir(parents=True, exist_ok=True)
+    STORE.write_text(json.dumps(store, indent=1) + "\n", encoding="utf-8")
 
 
 def race(pool: multiprocessing.pool.Pool, index: int, task: Task, recipes: list[str], seeds: int) -> dict[str, object]:

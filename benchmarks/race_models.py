@@ -1,0 +1,230 @@
+"""Models that race: plain, residual, gated, recurrent and attending, from shallow controls to nets that need care."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Residual(nn.Module):
+    """x + f(x), without any norm."""
+
+    def __init__(self, *branch: nn.Module) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(*branch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
+class Gated(nn.Module):
+    """A gated unit: down(silu(gate(x)) · up(x))."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.gate, self.up = nn.Linear(width, hidden), nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(functional.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nn.Module):
+    """A transformer block, with its norms before the branches or after the sums."""
+
+    def __init__(self, width: int, heads: int, post: bool) -> None:
+        super().__init__()
+        self.heads, self.post = heads, post
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def attend(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        q, k, v = self.qkv(x).reshape(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(q, k, v)
+        return self.proj(mixed.transpose(1, 2).reshape(batch, length, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.post:
+            x = self.norm1(x + self.attend(x))
+            return self.norm2(x + self.fc2(functional.gelu(self.fc1(x))))
+        x = x + self.attend(self.norm1(x))
+        return x + self.fc2(functional.gelu(self.fc1(self.norm2(x))))
+
+
+class Transformer(nn.Module):
+    """Tokens in, a class or next tokens out."""
+
+    def __init__(
+        self, vocabulary: int, length: int, width: int, depth: int, classes: int, *, post: bool, tied: bool
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary, width)
+        self.position = nn.Parameter(torch.randn(length, width) * 0.02)
+        self.blocks = nn.ModuleList(Block(width, 4, post) for _ in range(depth))
+        self.norm = nn.Identity() if post else nn.LayerNorm(width)
+        self.head = nn.Linear(width, classes, bias=False)
+        self.pooled = classes != vocabulary
+        if tied:
+            self.head.weight = self.embed.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.embed(tokens) + self.position[: tokens.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        return self.head(x.mean(1) if self.pooled else x)
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer over a sequence, read at its end."""
+
+    def __init__(self, layer: nn.Module, width: int, classes: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x)[0][:, -1])
+
+
+def plain(depth: int, activation: Callable[[], nn.Module], width: int = 96) -> Callable[[], nn.Module]:
+    """A plain deep network over digits."""
+
+    def build() -> nn.Module:
+        layers: list[nn.Module] = [nn.Linear(64, width), activation()]
+        for _ in range(depth - 2):
+            layers += [nn.Linear(width, width), activation()]
+        return nn.Sequential(*layers, nn.Linear(width, 10))
+
+    return build
+
+
+def plain_convolutions(depth: int) -> nn.Module:
+    layers: list[nn.Module] = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU()]
+    for _ in range(depth - 2):
+        layers += [nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+
+
+def residual_plain(depth: int, width: int = 96) -> nn.Module:
+    blocks = [Residual(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)) for _ in range(depth)]
+    return nn.Sequential(nn.Linear(64, width), *blocks, nn.ReLU(), nn.Linear(width, 10))
+
+
+def residual_convolutions(depth: int) -> nn.Module:
+    def branch() -> Residual:
+        return Residual(
+            nn.Conv2d(16, 16, 3, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+            nn.ReLU(),
+            nn.Conv2d(16, 16, 3, padding=1, bias=False),
+            nn.BatchNorm2d(16),
+        )
+
+    blocks = [nn.Sequential(branch(), nn.ReLU()) for _ in range(depth)]
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)
+    )
+
+
+def autoencoder() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(32, 8, 3, padding=1), nn.ReLU(),
+        nn.ConvTranspose2d(8, 32, 4, stride=2, padding=1), nn.ReLU(),
+        nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(16, 1, 3, padding=1),
+    )  # fmt: skip
+
+
+def gated(depth: int, width: int = 64) -> nn.Module:
+    blocks = [Residual(Gated(width, 2 * width)) for _ in range(depth)]
+    return nn.Sequential(nn.Linear(64, width), *blocks, nn.Linear(width, 10))
+
+
+class PackedGated(nn.Module):
+    """A gated branch whose gate and value are one matrix, with or without a norm before it."""
+
+    def __init__(self, width: int, activation: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.enter, self.leave, self.activation = nn.Linear(width, 4 * width), nn.Linear(2 * width, width), activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.enter(x).chunk(2, -1)
+        return x + self.leave(self.activation(gate) * value)
+
+
+class Mixer(nn.Module):
+    """An MLP-Mixer over eight rows of eight pixels."""
+
+    def __init__(self, depth: int, width: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(8, width)
+        self.rows = nn.ModuleList(self._branch(width, 8, 32) for _ in range(depth))
+        self.columns = nn.ModuleList(self._branch(width, width, 4 * width) for _ in range(depth))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
+
+    @staticmethod
+    def _branch(width: int, mixed: int, hidden: int) -> nn.ModuleDict:
+        up, down = nn.Linear(mixed, hidden), nn.Linear(hidden, mixed)
+        return nn.ModuleDict({"norm": nn.LayerNorm(width), "mix": nn.Sequential(up, nn.GELU(), down)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        for row, column in zip(self.rows, self.columns, strict=True):
+            x = x + row["mix"](row["norm"](x).transpose(1, 2)).transpose(1, 2)
+            x = x + column["mix"](column["norm"](x))
+        return self.head(self.norm(x).mean(1))
+
+
+class RecurrentLanguage(nn.Module):
+    """Characters in, the next ones out."""
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__()
+        self.embed, self.layer = nn.Embedding(128, layer.input_size), layer
+        self.head = nn.Linear(layer.hidden_size, 128)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.layer(self.embed(tokens))[0])
+
+
+def residual_single(depth: int, activation: Callable[[], nn.Module], width: int = 64) -> nn.Module:
+    """Branches of one layer each, whose activation is the last thing that they do."""
+    blocks = [Residual(nn.Linear(width, width), activation()) for _ in range(depth)]
+    return nn.Sequential(nn.Linear(64, width), *blocks, nn.Linear(width, 10))
+
+
+def residual_bare_convolutions(depth: int) -> nn.Module:
+    def branch() -> Residual:
+        first, second = (nn.Conv2d(16, 16, 3, padding=1) for _ in range(2))
+        return Residual(nn.ReLU(), first, nn.ReLU(), second)
+
+    blocks = [branch() for _ in range(depth)]
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3, padding=1), *blocks, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)
+    )
+
+
+def vgg_with_norms() -> nn.Module:
+    layers: list[nn.Module] = []
+    channels = 1
+    for width in (16, 16, 0, 32, 32, 0, 64, 64, 64, 64, 64, 64):
+        if width:
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU()]
+            channels = width
+        else:
+            layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * channels, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
+def packed_gates(depth: int, activation: Callable[[Tensor], Tensor], width: int = 48) -> nn.Module:
+    blocks = [PackedGated(width, activation) for _ in range(depth)]
+    return nn.Sequential(nn.Linear(64, width), *blocks, nn.Linear(width, 10))

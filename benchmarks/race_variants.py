@@ -1,0 +1,86 @@
+"""Variants of the auto recipe that raced against it: one rule changed, the rest as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+import fanin
+from fanin.graph import Graph, ParameterNode, Role
+from fanin.plans import Plan
+from fanin.schemes import Constant, Packed, Scheme, VarianceScaling, Zeros, xavier_normal
+
+Rule = Callable[[ParameterNode], Scheme | None]
+"""The scheme that a variant gives a parameter; None where it does as auto."""
+
+
+def planned(name: str, model: nn.Module, inputs: Tensor) -> Plan:
+    """The plan of a variant."""
+    graph: Graph = fanin.trace(model, inputs)
+    plan = fanin.plan(model, inputs, recipe="auto")
+    for node in graph:
+        scheme = VARIANTS[name](node)
+        if scheme is not None:
+            plan = plan.replace(node.name, scheme)
+    return plan
+
+
+def head(gain: float) -> Rule:
+    """Another gain for the output layer."""
+    return lambda node: VarianceScaling(gain**2) if node.output and node.is_weight else None
+
+
+def gates(power: float) -> Rule:
+    """Every weight of a branch × L^−power."""
+    return lambda node: (
+        VarianceScaling(node.stream_depth ** (-2 * power)) if node.is_weight and node.stream is not None else None
+    )
+
+
+def branches(gain: float, power: float) -> Rule:
+    """The last weight of a branch: a gain × L^−power."""
+    return lambda node: VarianceScaling((gain * node.stream_depth**-power) ** 2) if node.residual_last else None
+
+
+def gates_of_root(node: ParameterNode) -> Scheme | None:
+    """Gates at their activation's gain, and the branch ÷ √L."""
+    if not node.is_weight or node.stream is None:
+        return None
+    if node.residual_last:
+        return VarianceScaling(1 / node.stream_depth)
+    silu, one = VarianceScaling(fanin.gains.gain("silu") ** 2), VarianceScaling(1.0)
+    if node.blocks:
+        return Packed.of({name: silu if name == "gate" else one for name in node.blocks})
+    return silu if node.activation == "silu" else one
+
+
+def inputs_xavier(node: ParameterNode) -> Scheme | None:
+    """Xavier for the inputs of recurrent gates."""
+    return xavier_normal() if node.role == Role.RECURRENT and not node.feedback else None
+
+
+def open_gate(value: float) -> Rule:
+    """Another bias for the forget gate of an LSTM or the update gate of a GRU."""
+
+    def rule(node: ParameterNode) -> Scheme | None:
+        if node.role != Role.BIAS or "bias_ih" not in node.name:
+            return None
+        keeping = "z" if "z" in node.blocks else "f"
+        return Packed.of({name: Constant(value) if name == keeping else Zeros() for name in node.blocks})
+
+    return rule
+
+
+VARIANTS: dict[str, Rule] = {
+    "head-0.3": head(0.3),
+    "head-0.6": head(0.6),
+    "head-1.5": head(1.5),
+    "gates-root": gates_of_root,
+    "gates-1/2": gates(1 / 2),
+    "gates-1/3": gates(1 / 3),
+    "gates-1/4": gates(1 / 4),
+    "branches-1/2": branches(fanin.gains.gain("tanh"), 1 / 2),
+    "inputs-xavier": inputs_xavier,
+    "open-2": open_gate(2.0),
+}
