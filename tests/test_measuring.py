@@ -342,3 +342,13 @@ def test_images_have_channels_second_and_recurrence_is_one_operation() -> None:
     signals = measure(nn.LSTM(4, 8, batch_first=True), draw(2, 5, 4))
     assert [signal.kind for signal in signals.layers] == [Kind.RECURRENT]
     assert len(signals.layers[0].weights) == 4
+
+
+def test_an_output_that_ignores_its_input_is_all_offset_whatever_was_sampled() -> None:
+    """Channels of very different sizes: those that are sampled have another RMS than the whole."""
+    model = nn.Linear(4, 4096)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.copy_(torch.linspace(-9, 9, 4096).exp())
+    (layer,) = [item for item in measure(model, draw(64, 4)).layers if item.offset is not None]
+    assert layer.offset == pytest.approx(layer.rms, rel=1e-5)
