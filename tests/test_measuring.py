@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fanin.diagnosing import judge
 from fanin.errors import InputsError
 from fanin.measuring import measure
 from fanin.measuring.attention import entropy_of_fused, entropy_of_scores
@@ -286,6 +287,34 @@ def test_parameters_that_the_loss_does_not_reach() -> None:
     signals = measure(model, draw(4, 32))
     assert signals.parameter("spare.weight").reached is False
     assert signals.parameter("body.0.weight").reached is True
+    assert signals.parameter("spare.weight").influential is False
+    assert signals.parameter("body.0.weight").influential is None
+
+
+class DeadEnd(nn.Module):
+    """A head whose result is thrown away, and one that is detached; dropout makes every plain run another."""
+
+    def __init__(self, *, detached: bool) -> None:
+        super().__init__()
+        self.body, self.side, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+        self.detached = detached
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = nn.functional.dropout(self.body(x), 0.5, self.training)
+        side = self.side(hidden)
+        return self.head(hidden + side.detach() if self.detached else hidden)
+
+
+@pytest.mark.parametrize("detached", [True, False])
+def test_a_detached_part_is_told_from_one_that_nothing_needs(detached: bool) -> None:
+    model = DeadEnd(detached=detached).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    signals = measure(model, draw(4, 8))
+    assert signals.parameter("side.weight").reached is False
+    assert signals.parameter("side.weight").influential is detached
+    found = {finding.place: str(finding.severity) for finding in judge(signals).findings if finding.code == "F405"}
+    assert found == {"side.weight": "warning" if detached else "note"}
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_padding_row() -> None:

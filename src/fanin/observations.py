@@ -194,6 +194,8 @@ class ParameterSignal(Observation):
         blocks: mean and standard deviation of each named block.
         padding_rms: of the padding row; None without one.
         reached: a gradient arrived; None where no backward ran or it does not require one.
+        influential: where no gradient arrived, or one that is zero: whether what the model returns changes when this
+            parameter, and the others of which the same is true, do; else None.
         grad_rms: root mean square of the gradient.
         grad_max: its largest absolute value.
         grad_zero: the share of it that is exactly 0.
@@ -222,6 +224,7 @@ class ParameterSignal(Observation):
     blocks: tuple[BlockSignal, ...] = ()
     padding_rms: float | None = None
     reached: bool | None = None
+    influential: bool | None = None
     grad_rms: float | None = None
     grad_max: float | None = None
     grad_zero: float | None = None

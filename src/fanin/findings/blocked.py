@@ -41,7 +41,7 @@ def _stuck(node: ParameterNode, signal: ParameterSignal) -> bool:
     "parameters that are not reached",
     why="what receives no gradient does not learn; an optimizer with weight decay shrinks it all the same",
     threshold="it is used, and no gradient arrives, or one that is exactly zero although nothing that is zero or dead "
-    "stands in its way; a note when the run did not use it at all",
+    "stands in its way; a note when the run did not use it at all, or nothing that the model returned depends on it",
     remedy="call it, remove it, freeze it, or take away the detach or rounding behind it",
     source="torch.nn.parallel.DistributedDataParallel: find_unused_parameters",
 )
@@ -53,10 +53,15 @@ def not_reached(evidence: Evidence) -> Iterator[Finding]:
     if unused:
         seen = "the run did not use it" + (f", nor {len(unused) - 1} more" if len(unused) > 1 else "")
         yield finding("F405", Severity.NOTE, unused[0], seen, places=unused[1:])
-    cut = [node.name for node, signal in evidence.parameters() if _cut(evidence, node, signal)]
-    if cut:
-        more = f", nor at {len(cut) - 1} more" if len(cut) > 1 else ""
-        yield finding("F405", Severity.WARNING, cut[0], f"no gradient arrives here{more}", places=cut[1:])
+    cut = [(node.name, signal) for node, signal in evidence.parameters() if _cut(evidence, node, signal)]
+    for needed, severity, words in (
+        (True, Severity.WARNING, "no gradient arrives here"),
+        (False, Severity.NOTE, "nothing that the model returned for these inputs depends on it"),
+    ):
+        names = [name for name, signal in cut if (signal.influential is not False) is needed]
+        if names:
+            more = f"; nor at {len(names) - 1} more" if needed else f"; nor on {len(names) - 1} more"
+            yield finding("F405", severity, names[0], f"{words}{more if len(names) > 1 else ''}", places=names[1:])
 
 
 def _cut(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> bool:

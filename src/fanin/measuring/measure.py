@@ -141,7 +141,7 @@ def _complete(signals: Signals, observed: Observed, call: Call, notes: tuple[str
 def _with_gradient(fact: ParameterSignal, graph: Graph, observed: Observed, backward: bool) -> ParameterSignal:
     gradient: dict[str, Any] = observed.gradients.get(fact.name, {})
     if backward and not graph[fact.name].frozen:
-        gradient = {"reached": False, **gradient}
+        gradient = {"reached": False, "influential": observed.influential.get(fact.name), **gradient}
     return replace(fact, effective_std=observed.effective.get(fact.name), **gradient)
 
 

@@ -27,6 +27,11 @@ from fanin.tracing.records import Call
 _STOCHASTIC = ("drop", "stochastic")
 """Marks of modules whose only use is noise: they are left out of a measured run, as dropout is."""
 
+CHANGE = 0.5
+"""What a parameter is multiplied by, and what is added, to see whether anything depends on it: zeros change too."""
+NOISE = 1e-6
+"""Between two runs of the same values that sum in another order."""
+
 
 @dataclass
 class Observed:
@@ -37,6 +42,7 @@ class Observed:
     gradients: dict[str, dict[str, Any]] = field(default_factory=dict)
     effective: dict[str, float] = field(default_factory=dict)
     start: Start | None = None
+    influential: dict[str, bool] = field(default_factory=dict)
 
 
 def run(
@@ -69,9 +75,11 @@ def run(
             _watch_gradient(stand_in, entry.name, axes[entry.name], observed)
         output = _forward(isolated.model, call, watch)
         observed.start = start_of(output, loss)
+        returned = [item.detach() for item in tensors_within(output)]
         del output
         if observed.start.scalar is not None:
             observed.start.scalar.backward()  # type: ignore[no-untyped-call]
+            _ask_influence(isolated.model, call, stand_ins, entries, observed, returned)
         observed.effective = watch.effective
         observed.layers = _named(watch)
         return observed
@@ -124,6 +132,50 @@ def _forward(model: nn.Module, call: Call, watch: Watch) -> Any:
             stack.callback(handle.remove)
         stack.enter_context(watch)
         return model(*args, **kwargs)
+
+
+def _ask_influence(
+    model: nn.Module,
+    call: Call,
+    stand_ins: dict[int, torch.Tensor],
+    entries: tuple[NamedParameter, ...],
+    observed: Observed,
+    returned: list[torch.Tensor],
+) -> None:
+    """Of the parameters without a gradient, and of those whose gradient is zero: does the output depend on them?"""
+    groups: dict[bool, dict[str, torch.Tensor]] = {False: {}, True: {}}
+    for entry in entries:
+        gradient = observed.gradients.get(entry.name)
+        if entry.parameter.requires_grad and not (gradient and gradient["grad_rms"]):
+            groups[gradient is not None][entry.name] = stand_ins[id(entry.parameter)]
+    for group in groups.values():
+        if group:
+            before = [parameter.data for parameter in group.values()]
+            observed.influential |= dict.fromkeys(group, _changes(model, call, group, returned))
+            for parameter, data in zip(group.values(), before, strict=True):
+                parameter.data = data
+
+
+def _changes(model: nn.Module, call: Call, parameters: dict[str, torch.Tensor], before: list[torch.Tensor]) -> bool:
+    """Whether what the model returns is another when these parameters are; asked of all of them at once.
+
+    It tells a gradient that was cut off from a part whose result nothing needs. A run that fails counts as changed.
+    """
+    for parameter in parameters.values():  # memory of its own: the stand-in shares that of the model
+        parameter.data = parameter.data.mul(CHANGE).add_(CHANGE)
+    _seed()
+    try:
+        # By the same watch, which leaves out dropout, though it selects no layer.
+        after = list(tensors_within(_forward(model, call, Watch(None, lambda _path: False))))
+    except Exception:  # a model may raise anything when its parameters are others
+        return True
+    return len(after) != len(before) or not all(map(_same, before, after))
+
+
+def _same(before: torch.Tensor, after: torch.Tensor) -> bool:
+    if before.shape != after.shape or not before.is_floating_point():
+        return torch.equal(before, after)
+    return torch.allclose(before.double(), after.detach().double(), rtol=NOISE, atol=NOISE, equal_nan=True)
 
 
 def _input(item: Any) -> Any:
