@@ -9,8 +9,9 @@ from fanin.findings.evidence import Evidence
 from fanin.findings.registry import finding, register
 from fanin.observations import Kind, LayerSignal
 
-SHARP = 0.5
-"""Half of the entropy of looking everywhere alike: the square root of the keys is left."""
+SHARP = 1 / 3
+"""Of the entropy of looking everywhere alike: the cube root of the keys is left. The variance of the scores is then
+two thirds of that at which the softmax of normal scores freezes onto single keys, 2 ln keys (Derrida 1981)."""
 ONE_HOT = 0.2
 FEW_KEYS = 4
 
@@ -19,7 +20,7 @@ FEW_KEYS = 4
     "F308",
     "attention that is one-hot",
     why="a softmax over large scores passes no gradient to queries and keys; each position copies another at random",
-    threshold=f"entropy under {SHARP:g} of the uniform one, where √keys are left of the keys; an error under "
+    threshold="entropy under a third of the uniform one, where ∛keys are left of the keys; an error under "
     f"{ONE_HOT:g}. Uniform attention is a healthy start",
     remedy="queries and keys of gain 1, scores times 1/√head width",
     source="Vaswani et al. 2017, section 3.2.1; Zhai et al. 2023 (arXiv:2303.06296)",

@@ -34,8 +34,7 @@ SCORES = ("softmax_q", "softmax_k")
 def vanishing(evidence: Evidence) -> Iterator[Finding]:
     """Sensitivity at the first layer against that at the last."""
     ends = _ends(evidence)
-    small_branches = any(node.role == Role.LAYER_SCALE for node in evidence.graph)
-    if ends is not None and ends[1] * FAR < ends[2] and not small_branches:
+    if ends is not None and ends[1] * FAR < ends[2] and not _small_branches(evidence):
         layer, first, last = ends
         severity = Severity.ERROR if first * FAR**2 < last else Severity.WARNING
         seen = f"the loss is {last / max(first, 1e-300):.3g} times less sensitive here than at the last layer"
@@ -56,7 +55,7 @@ def exploding(evidence: Evidence) -> Iterator[Finding]:
     """The same, the other way round; and a recurrence, whose time is its depth."""
     ends = _ends(evidence)
     line = LINE if evidence.plain else FAR**2
-    if ends is not None and ends[1] > line * ends[2]:
+    if ends is not None and ends[1] > line * ends[2] and not _small_branches(evidence):
         layer, first, last = ends
         severity = Severity.ERROR if first > FAR * line * last else Severity.WARNING
         seen = f"the loss is {first / max(last, 1e-300):.3g} times more sensitive here than at the last layer"
@@ -65,6 +64,10 @@ def exploding(evidence: Evidence) -> Iterator[Finding]:
         if layer.rms > FAR:
             seen = f"the state grows to RMS {layer.rms:.3g}, and the gradient with it"
             yield finding("F403", Severity.ERROR, layer.name, seen, edits=evidence.redraw(*layer.weights))
+
+
+def _small_branches(evidence: Evidence) -> bool:
+    return any(node.role == Role.LAYER_SCALE for node in evidence.graph)
 
 
 def _ends(evidence: Evidence) -> tuple[LayerSignal, float, float] | None:

@@ -14,6 +14,7 @@ from fanin.findings.evidence import DEPTH_SCALES, FAR, Evidence
 from fanin.findings.registry import finding, register
 from fanin.observations import Kind, LayerSignal
 
+GATES = ("sigmoid", "hardsigmoid")
 CARRIERS = (Kind.WEIGHT, Kind.ACTIVATION, Kind.NORM, Kind.SUM)
 
 
@@ -52,7 +53,16 @@ def _carriers(evidence: Evidence) -> tuple[LayerSignal, ...]:
     Streams are not compared with each other: one that starts from a class token is the same for all samples at first.
     """
     streams = evidence.signals.streams.values()
-    return max(streams, key=len) if streams else evidence.signals.of_kind(*CARRIERS)
+    if streams:
+        return max(streams, key=len)
+    carriers = evidence.signals.of_kind(*CARRIERS)
+    return carriers if evidence.plain else tuple(layer for layer in carriers if not _gates(evidence, layer))
+
+
+def _gates(evidence: Evidence, layer: LayerSignal) -> bool:
+    """Whether it computes factors between zero and one, which may well be the same for all samples at first."""
+    squashed = any(evidence.graph[name].activation in GATES for name in layer.weights)
+    return squashed or (layer.kind is Kind.ACTIVATION and any(name in layer.target for name in GATES))
 
 
 def _last(evidence: Evidence) -> int:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from fanin.diagnoses import Finding, Severity
-from fanin.findings.evidence import FAR, Evidence, varying, weight_rms
+from fanin.findings.evidence import DRAWN, FAR, Evidence, varying, weight_rms
 from fanin.findings.registry import finding, register
 from fanin.graph import Role
 from fanin.observations import Kind, LayerSignal
@@ -48,10 +48,18 @@ def _swallowed(evidence: Evidence) -> Iterator[Finding]:
         scales = [name for name in layer.weights if evidence.graph[name].role == Role.NORM_SCALE]
         scale = evidence.signals.parameter(scales[0]).rms if scales else 1.0
         usual = any(word in layer.target for word in ("layer_norm", "rms_norm", "group_norm"))
+        if not layer.rms and not _zero_weight(evidence, layer):
+            continue  # the model feeds it zeros, such as queries that positions are added to
         if usual and scale and layer.rms < 0.5 * scale and not (scales and scale < 0.5):
             severity = Severity.ERROR if layer.rms * LINE < scale else Severity.WARNING
             seen = f"the norm puts out RMS {layer.rms:.3g} with a scale of {scale:.3g}: its ε outweighs the signal"
             yield finding("F301", severity, layer.name, seen, edits=evidence.redraw(*_feeding(evidence, layer)))
+
+
+def _zero_weight(evidence: Evidence, layer: LayerSignal) -> bool:
+    """Whether a weight before this operation is all zero."""
+    names = (name for earlier in evidence.signals.layers[: layer.index] for name in earlier.weights)
+    return any(evidence.graph[name].role in DRAWN and not evidence.signals.parameter(name).rms for name in names)
 
 
 def _feeding(evidence: Evidence, layer: LayerSignal) -> tuple[str, ...]:
@@ -126,14 +134,15 @@ GROWTH = 3.0
     "a residual stream that grows",
     why="each branch adds in proportion to the stream, which grows exponentially: the last layers drown the rest",
     threshold=f"from the first branch to the last by over {GROWTH:g}·√depth, where branches of one size make it grow "
-    "by √depth; ten times that is an error",
+    "by √depth; ten times that is an error. Branches that each end in a norm or a layer scale are of one size",
     remedy="divide the last weight of each branch by √depth, or start it at zero",
     source="Zhang et al. 2019 (arXiv:1901.09321)",
 )
 def growing_stream(evidence: Evidence) -> Iterator[Finding]:
     """Streams that outgrow the square root of their depth."""
     for stream, sums in evidence.signals.streams.items():
-        if len(sums) < 2 or not sums[0].rms:
+        ends = [node for node in evidence.graph if node.residual_last and node.stream == stream]
+        if len(sums) < 2 or not sums[0].rms or (ends and all(node.tamed_by for node in ends)):
             continue
         first, last = sums[0], max(sums[1:], key=lambda layer: layer.rms)
         start = max(first.rms, sums[1].rms if len(sums) > 3 else 0.0, first.stream_start or 0.0)
@@ -142,5 +151,5 @@ def growing_stream(evidence: Evidence) -> Iterator[Finding]:
         if growth > limit:
             severity = Severity.ERROR if growth > 10 * limit else Severity.WARNING
             seen = f"stream {stream} grows {growth:.3g} times over {len(sums)} branches; √{len(sums)} is usual"
-            ends = [n.name for n, _ in evidence.parameters() if n.residual_last and n.stream is not None]
-            yield finding("F307", severity, last.name, seen, edits=evidence.redraw(*ends))
+            names = [node.name for node in ends if not node.frozen]
+            yield finding("F307", severity, last.name, seen, edits=evidence.redraw(*names))

@@ -58,6 +58,10 @@ def _shuffled(evidence: Evidence, signal: ParameterSignal) -> bool:
     )
 
 
+SPARSE = 0.9
+"""Identity matrices and delta kernels, which are written and not drawn, may be the same in many layers."""
+
+
 @register(
     "F102",
     "layers that are equal",
@@ -72,6 +76,8 @@ def equal_layers(evidence: Evidence) -> Iterator[Finding]:
     for group in evidence.signals.twins:
         nodes = [evidence.graph[name] for name in group]
         if any(node.frozen for node in nodes) or not all(node.role in DRAWN for node in nodes):
+            continue
+        if evidence.signals.parameter(group[0]).zero > SPARSE:
             continue
         first, *others = group
         seen = f"the same values as {others[0]}" + (f" and {len(others) - 1} more" if len(others) > 1 else "")

@@ -82,7 +82,7 @@ def tied_conflict(evidence: Evidence) -> Iterator[Finding]:
     "a norm's scale that is not one",
     why="the scale multiplies every normalized value: drawn like a weight it shuts units off and flips them",
     threshold="a mean outside of ½ … 2, more than an activation's gain asks for, or values on both sides of zero; zero "
-    "is right for the last scale of a residual branch, and where the model adds one to it",
+    "is right for a scale within a residual branch that receives a gradient, and where the model adds one to it",
     remedy="set it to one",
     source="Goyal et al. 2017 (arXiv:1706.02677) for the intended zero",
 )
@@ -93,7 +93,7 @@ def norm_scale(evidence: Evidence) -> Iterator[Finding]:
             continue
         if 0.5 <= signal.mean <= 2 and signal.min > 0:
             continue
-        if _one_is_added(evidence, node, signal):
+        if _one_is_added(evidence, node, signal) or _opens(evidence, node, signal):
             continue
         crossing = signal.min < 0 < signal.max and abs(signal.mean) < 2 * signal.std
         severity = Severity.ERROR if crossing or not signal.rms else Severity.WARNING
@@ -107,6 +107,17 @@ def _one_is_added(evidence: Evidence, node: ParameterNode, signal: ParameterSign
         return True
     readers = evidence.signals.readers(node.name)
     return bool(readers) and signal.rms < 0.5 and all(layer.rms > 0.5 for layer in readers)
+
+
+def _opens(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> bool:
+    """Whether a scale of zeros is meant: a stream passes it by, and its gradient opens it at the first step.
+
+    Of one that the run did not use, nobody can say whether the model adds one to it.
+    """
+    if not signal.constant or signal.rms:
+        return False
+    unseen = evidence.signals.has_run and not node.exercised
+    return unseen or (node.stream is not None and node.name in evidence.intended_zeros)
 
 
 RATIO = 10.0
@@ -126,8 +137,9 @@ LOST = 200.0
 )
 def odd_sum(evidence: Evidence) -> Iterator[Finding]:
     """A position embedding that drowns, or drowns in, what it is added to."""
-    positions = [(n, s) for n, s in evidence.parameters() if n.role == Role.POSITION and s.rms and not s.non_finite]
-    for node, signal in positions:
+    for node, signal in evidence.parameters():
+        if node.role != Role.POSITION or len(node.shape) < 2 or not signal.rms or signal.non_finite:
+            continue
         for layer in evidence.signals.readers(node.name):
             other = _other(evidence, layer, signal)
             if other and (signal.rms > RATIO * other or signal.rms * LOST < other):

@@ -23,6 +23,10 @@ SMALL = 1 / 32
 for it. Small starts are common (0.02 at any width, small heads), so the line is far out."""
 CONFUSED = 1.9
 """With a known wrong fan that the scale agrees with, a factor of two is no accident."""
+STANDARDIZING = frozenset({"batch_norm", "layer_norm", "std", "std_mean", "var", "var_mean"})
+"""Operations between parameter and layer that undo its scale."""
+MANY = 256
+"""Values: of fewer, standard deviations agree by chance."""
 AGREES = 0.03
 """How near a std must be to a candidate; the sampling error of 2,000 normal values is 1.6 %."""
 
@@ -42,7 +46,7 @@ def wrong_scale(evidence: Evidence) -> Iterator[Finding]:
         if not (_judged(node, signal) or (evidence.plain and node.role == Role.EMBEDDING and signal.rms)):
             continue
         for words, ratio in _ratios(evidence, node, signal):
-            found = _judge(node, ratio, signal, evidence.plain)
+            found = _judge(evidence, node, ratio, signal)
             if found is not None:
                 severity, cause = found
                 edits = evidence.redraw(*(chain_weights(evidence) if evidence.plain else (node.name,)))
@@ -52,7 +56,8 @@ def wrong_scale(evidence: Evidence) -> Iterator[Finding]:
 
 def _judged(node: ParameterNode, signal: ParameterSignal) -> bool:
     weight = node.is_weight and not node.feedback and signal.elements >= 16 and not signal.non_finite
-    parametrized = bool(node.reparametrized) and signal.effective_std is None
+    standardized = any(operation in STANDARDIZING for operation in node.reparametrized)
+    parametrized = bool(node.reparametrized) and (signal.effective_std is None or standardized)
     return weight and not parametrized and weight_rms(signal) > 0
 
 
@@ -84,9 +89,12 @@ def _rms(block: BlockSignal) -> float:
     return math.hypot(block.mean, block.std)
 
 
-def _judge(node: ParameterNode, ratio: float, signal: ParameterSignal, plain: bool) -> tuple[Severity, str] | None:
-    cause = misread(node, signal) if max(ratio, 1 / ratio) >= CONFUSED else ""
-    normed = node.norm_after
+def _judge(
+    evidence: Evidence, node: ParameterNode, ratio: float, signal: ParameterSignal
+) -> tuple[Severity, str] | None:
+    suspicious = max(ratio, 1 / ratio) >= CONFUSED and not _chosen(evidence, node, signal)
+    cause = misread(node, signal) if suspicious else ""
+    plain, normed = evidence.plain, node.norm_after
     if ratio > LARGE:
         severity = Severity.NOTE if normed else Severity.ERROR if ratio > VERY_LARGE else Severity.WARNING
         return severity, cause
@@ -98,6 +106,16 @@ def _judge(node: ParameterNode, ratio: float, signal: ParameterSignal, plain: bo
         drawn = node.default is not None and _is_default(node, signal)
         return (Severity.NOTE if free or drawn else Severity.WARNING), cause
     return None
+
+
+def _chosen(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> bool:
+    """Whether weights of other fans share this standard deviation: then it is a chosen number, such as 0.02."""
+    others = (
+        (other.fans, measured)
+        for other, measured in evidence.drawn()
+        if other.name != node.name and other.fans != node.fans and measured.elements >= MANY
+    )
+    return sum(_near(measured.std, signal.std, measured) for _, measured in others) >= 2 if signal.std else False
 
 
 def _is_default(node: ParameterNode, signal: ParameterSignal) -> bool:
@@ -117,7 +135,9 @@ def misread(node: ParameterNode, signal: ParameterSignal) -> str:
     area = math.prod(shape[2:])
     fans = node.fans
     right = {fans.fan_in, fans.fan_out}
-    if any(_near(signal.std, std, signal) for std in _variances(fans.fan_in, fans.fan_out)):
+    # A fan_out that counts every output of a strided convolution is a convention, if not ours.
+    outputs = {fans.fan_out, float(shape[0] * area)} if node.axes.groups == 1 and not node.axes.transposed else right
+    if any(_near(signal.std, std, signal) for fan in outputs for std in _variances(fans.fan_in, fan)):
         return ""
     readings = {
         "the fans that torch.nn.init reads from its shape": (shape[1] * area, shape[0] * area),

@@ -19,6 +19,8 @@ SATURATED = 0.5
 """Half of the slopes under a twentieth of the largest: a centred tanh needs inputs of std 3.2 for that."""
 BOUNDED = ("tanh", "sigmoid", "softsign", "hardtanh", "erf", "atan", "arctan")
 """Activations that are flat on both sides; a ReLU is flat on one by design."""
+RARE = -2.0
+"""Of a sigmoid: one in nine; a prior for classes that are rarer is meant (Lin et al. 2017: one in a hundred)."""
 FULL = 0.9
 """A state of RMS 0.9 in (-1, 1): tanh has slope 0.19 there, and less for most units."""
 
@@ -35,7 +37,7 @@ FULL = 0.9
 def dead_units(evidence: Evidence) -> Iterator[Finding]:
     """Activations most of whose units are zero for everything."""
     for layer in evidence.signals.of_kind(Kind.ACTIVATION):
-        if layer.dead is None or layer.seen < FEW or not evidence.finite:
+        if layer.dead is None or layer.seen < FEW or not evidence.finite or _starved(evidence, layer):
             continue
         units = max(layer.shape[1] if len(layer.shape) > 3 else layer.shape[-1], 1)
         if layer.dead > 0.5 + 1.5 / math.sqrt(units) or layer.dead > MOSTLY_DEAD:
@@ -57,7 +59,9 @@ def saturated_units(evidence: Evidence) -> Iterator[Finding]:
     """Activations that are mostly flat where they are used."""
     for layer in evidence.signals.of_kind(Kind.ACTIVATION):
         share = layer.saturated
-        if share is not None and any(name in layer.target for name in BOUNDED) and share > SATURATED:
+        if share is None or _prior(evidence, layer):
+            continue
+        if any(name in layer.target for name in BOUNDED) and share > SATURATED:
             severity = Severity.ERROR if share > MOSTLY_DEAD else Severity.WARNING
             seen = f"{share:.0%} of the values lie where the activation is flat"
             yield finding("F304", severity, layer.name, seen, edits=_before(evidence, layer))
@@ -67,11 +71,30 @@ def saturated_units(evidence: Evidence) -> Iterator[Finding]:
             yield finding("F304", Severity.WARNING, layer.name, seen, edits=evidence.redraw(*layer.weights))
 
 
+def _prior(evidence: Evidence, layer: LayerSignal) -> bool:
+    """Whether it ends the model, and a bias, one number for all classes, says how rare they are: for a focal loss."""
+    if any(later.kind == Kind.WEIGHT for later in evidence.signals.layers[layer.index + 1 :]):
+        return False
+    facts = (fact for node, fact in evidence.parameters() if node.role == Role.BIAS)
+    return any(fact.constant and fact.mean <= RARE for fact in facts)
+
+
+def _starved(evidence: Evidence, layer: LayerSignal) -> bool:
+    """Whether what comes in is zero for another reason: the fault, if it is one, lies there."""
+    carriers = (Kind.WEIGHT, Kind.NORM, Kind.EMBEDDING)
+    before = (earlier for earlier in reversed(evidence.signals.layers[: layer.index]) if earlier.kind in carriers)
+    return not next((earlier.rms for earlier in before), 1.0)
+
+
 def _before(evidence: Evidence, layer: LayerSignal) -> tuple[Edit, ...]:
     """Edits of the last weight before an activation, and of its bias."""
-    for earlier in reversed(evidence.signals.layers[: layer.index]):
-        if earlier.kind == Kind.WEIGHT and earlier.weights:
-            weights = [name for name in earlier.weights if evidence.graph[name].is_weight]
-            biases = [name for name in earlier.weights if evidence.graph[name].role == Role.BIAS]
-            return (*evidence.redraw(*weights), *(Edit(name, Zeros()) for name in biases))
-    return ()
+    before = _weights_before(evidence, layer)
+    weights = [name for name in before if evidence.graph[name].is_weight]
+    biases = [name for name in before if evidence.graph[name].role == Role.BIAS]
+    return (*evidence.redraw(*weights), *(Edit(name, Zeros()) for name in biases))
+
+
+def _weights_before(evidence: Evidence, layer: LayerSignal) -> tuple[str, ...]:
+    """The parameters of the last weight's operation before this one."""
+    earlier = (item for item in reversed(evidence.signals.layers[: layer.index]) if item.kind == Kind.WEIGHT)
+    return next((item.weights for item in earlier if item.weights), ())

@@ -132,7 +132,8 @@ def units_of(sample: torch.Tensor, activation: str = "") -> Units:
     saturation = SATURATED.get(activation)
     if saturation is not None:
         flat = saturation(rows)
-        parts += [flat.sum() / rows.numel(), flat.all(0).sum() / zeros.numel()]
+        live = rows != 0 if activation == "sigmoid" else torch.ones_like(flat)  # exactly 0: a score masked by −∞
+        parts += [(flat & live).sum() / live.sum().clamp_min(1), flat.all(0).sum() / zeros.numel()]
     offset, spread, zero, dead, *flat_shares = torch.stack(parts).tolist()
     saturated, stuck = flat_shares if flat_shares else (None, None)
     return Units(offset, spread, zero, dead, count, saturated, stuck)
