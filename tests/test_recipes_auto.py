@@ -112,14 +112,31 @@ def test_bare_gated_branches_say_something_and_not_too_much() -> None:
     assert 0.02 < share < 1
 
 
-def test_bounded_gates_need_no_more_than_the_root_of_branches() -> None:
+def test_bounded_gates_need_no_more_than_the_root_of_branches_and_of_what_they_let_pass() -> None:
     class Linear(Gated):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x + self.down(torch.sigmoid(self.gate(x)) * self.up(x))
 
-    plan = planned(lambda: nn.Sequential(nn.Linear(8, 16), *[Linear() for _ in range(9)], nn.Linear(16, 4)), 2, 8)
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Sequential(nn.Linear(8, 16), *[Linear() for _ in range(9)], nn.Linear(16, 4))
+    plan = planned(lambda: model, 2, 8)
+    passed = fanin.gains.moments("sigmoid").second_moment
     assert plan["1.up.weight"].std == pytest.approx(1 / 4, rel=1e-6)
-    assert plan["1.down.weight"].std == pytest.approx(1 / math.sqrt(32) / 3, rel=1e-6)
+    assert plan["1.down.weight"].std == pytest.approx(1 / math.sqrt(32) / 3 / math.sqrt(passed), rel=1e-6)
+    shares = []
+    for seed in range(100):  # a share of 1/9 each; an error of √2 in a weight would double it
+        fanin.apply(plan, model, seed=seed)
+        stream = torch.randn(256, 16, generator=torch.Generator().manual_seed(seed))
+        with torch.no_grad():
+            shares.append((model[1](stream) - stream).square().mean())
+    assert torch.stack(shares).mean().item() == pytest.approx(1 / 9, rel=0.15)
+
+
+def test_an_ungated_recurrence_leaves_the_state_room() -> None:
+    plain = planned(lambda: nn.RNN(8, 64), 5, 2, 8)["weight_ih_l0"]
+    gated = planned(lambda: nn.GRU(8, 64), 5, 2, 8)["weight_ih_l0"]
+    assert plain.std == pytest.approx(math.sqrt(2 / 72))
+    assert gated.block_std["n"] == pytest.approx(math.sqrt(1 / 8))
 
 
 def test_a_branch_that_its_activation_bounds_is_divided_by_the_fourth_root() -> None:

@@ -16,7 +16,17 @@ from fanin.plans import Plan
 from fanin.recipes.classic import beside_weights, for_each_block
 from fanin.recipes.following import LINEAR, following
 from fanin.recipes.registry import register
-from fanin.schemes import Normal, Ones, Orthogonal, Packed, ScaledOrthogonal, Scheme, VarianceScaling, Zeros
+from fanin.schemes import (
+    Normal,
+    Ones,
+    Orthogonal,
+    Packed,
+    ScaledOrthogonal,
+    Scheme,
+    VarianceScaling,
+    Zeros,
+    xavier_normal,
+)
 
 DEEP = 8
 """Plain layers from which on Gaussian matrices lose to orthogonal ones: their fluctuations add up over the depth."""
@@ -35,7 +45,8 @@ def auto(graph: Graph) -> Plan:
     normed = any(_is_normed(node) for node in nodes)
     tied = any(node.role == Role.EMBEDDING and node.aliases for node in nodes)
     head = HEAD if sum(node.is_weight for node in nodes) > 1 else LONE_HEAD
-    chooser = _Chooser(plain_depth(graph), head, not normed and _multiplies(nodes), tied)
+    passed = 1.0 if normed else _passed(nodes)
+    chooser = _Chooser(plain_depth(graph), head, not normed and _multiplies(nodes), passed, tied)
     return Plan.of(graph, "auto", chooser.choose)
 
 
@@ -65,9 +76,20 @@ def _activations(node: ParameterNode) -> tuple[str, ...]:
 
 def _multiplies(nodes: list[ParameterNode]) -> bool:
     """Whether branches of residual streams multiply what they take in by itself: gates that know no bound."""
-    branches = [activation for node in nodes if node.stream is not None for activation in _activations(node)]
-    gates = [activation for activation in branches if activation not in LINEAR]
-    return "gate_value" in branches and not all(_bounded(gate) for gate in gates)
+    gates = _gates(nodes)
+    return bool(gates) and not all(_bounded(gate) for gate in gates)
+
+
+def _passed(nodes: list[ParameterNode]) -> float:
+    """The mean square of a gate between zero and one, at inputs of unit variance, where all gates are of one kind."""
+    gates = _gates(nodes)
+    return gains.moments(next(iter(gates))).second_moment if len(gates) == 1 and all(map(_squashes, gates)) else 1.0
+
+
+def _gates(nodes: list[ParameterNode]) -> set[str]:
+    """What follows the weights in residual branches that multiply; empty where none does."""
+    branches = {activation for node in nodes if node.stream is not None for activation in _activations(node)}
+    return branches.difference(LINEAR) if "gate_value" in branches else set()
 
 
 @dataclass(frozen=True)
@@ -80,10 +102,14 @@ class _Chooser:
     """The gain of an output layer."""
     bare_gates: bool
     """Products with unbounded gates in the branches of a net without norms."""
+    passed: float
+    """The share of the power that bounded gates in the branches of a net without norms let pass; else 1."""
     tied: bool
     """An embedding that is the output layer as well."""
 
     def choose(self, node: ParameterNode) -> tuple[Scheme, str]:
+        if node.role == Role.RECURRENT and not node.feedback and not node.axes.blocks:
+            return xavier_normal(), "input of a recurrence without gates: Xavier, so that it leaves the state room"
         if node.role in WEIGHTS:
             return for_each_block(node, lambda weight, activation: self._weight(weight, activation))
         if node.role == Role.BIAS:
@@ -120,8 +146,10 @@ class _Chooser:
                 gain /= node.stream_depth**0.25
                 words += f", bounded by its activation: ÷ ∜{node.stream_depth}"
             else:
-                gain /= math.sqrt(node.stream_depth)
+                gain /= math.sqrt(node.stream_depth * self.passed)
                 words += f": ÷ √{node.stream_depth}"
+                if self.passed != 1:
+                    words += f", × {self.passed**-0.5:.4f} for the gates, which let {self.passed:.4f} of the power pass"
         return VarianceScaling(gain**2), f"{words}, {fan_in}"
 
     def _gain(self, node: ParameterNode, activation: str | None) -> tuple[float, str]:
