@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -19,6 +21,10 @@ def planned(name: str, model: nn.Module, inputs: Tensor) -> Plan:
     """The plan of a variant."""
     graph: Graph = fanin.trace(model, inputs)
     plan = fanin.plan(model, inputs, recipe="auto")
+    if name in SCALES:
+        for item, factor in SCALES[name](graph).items():
+            plan = plan.scale(item, factor)
+        return plan
     for node in graph:
         scheme = VARIANTS[name](node)
         if scheme is not None:
@@ -41,6 +47,27 @@ def gates(power: float) -> Rule:
 def branches(gain: float, power: float) -> Rule:
     """The last weight of a branch: a gain × L^−power."""
     return lambda node: VarianceScaling((gain * node.stream_depth**-power) ** 2) if node.residual_last else None
+
+
+def ends_of(power: float) -> Callable[[Graph], dict[str, float]]:
+    """The last weights of branches × L^−power, where auto divides by √L."""
+    return lambda graph: {node.name: node.stream_depth ** (0.5 - power) for node in _ends(graph)}
+
+
+def harmonic(graph: Graph) -> dict[str, float]:
+    """The last weight of the l-th branch of a stream ÷ √l, so that each brings as much; the head as much less."""
+    factors, sizes = {}, Counter[int | None]()
+    for node in _ends(graph):
+        sizes[node.stream] += 1
+        factors[node.name] = math.sqrt(node.stream_depth / sizes[node.stream])
+    for node in graph:
+        if node.output and node.is_weight and not node.norm_before:
+            factors[node.name] = math.sqrt(math.e / (max(sizes.values(), default=0) + 1))
+    return factors
+
+
+def _ends(graph: Graph) -> list[ParameterNode]:
+    return [node for node in graph if node.residual_last and node.stream_depth > 1 and not node.tamed_by]
 
 
 def gates_of_root(node: ParameterNode) -> Scheme | None:
@@ -72,6 +99,11 @@ def open_gate(value: float) -> Rule:
     return rule
 
 
+SCALES: dict[str, Callable[[Graph], dict[str, float]]] = {
+    "ends-0": ends_of(0.0),
+    "ends-1/4": ends_of(0.25),
+    "harmonic": harmonic,
+}
 VARIANTS: dict[str, Rule] = {
     "head-0.3": head(0.3),
     "head-0.6": head(0.6),
