@@ -49,25 +49,17 @@ def branches(gain: float, power: float) -> Rule:
     return lambda node: VarianceScaling((gain * node.stream_depth**-power) ** 2) if node.residual_last else None
 
 
-def ends_of(power: float) -> Callable[[Graph], dict[str, float]]:
-    """The last weights of branches × L^−power, where auto divides by √L."""
-    return lambda graph: {node.name: node.stream_depth ** (0.5 - power) for node in _ends(graph)}
-
-
 def harmonic(graph: Graph) -> dict[str, float]:
     """The last weight of the l-th branch of a stream ÷ √l, so that each brings as much; the head as much less."""
     factors, sizes = {}, Counter[int | None]()
-    for node in _ends(graph):
-        sizes[node.stream] += 1
-        factors[node.name] = math.sqrt(node.stream_depth / sizes[node.stream])
+    for node in graph:
+        if node.residual_last and node.stream_depth > 1 and not node.tamed_by:
+            sizes[node.stream] += 1
+            factors[node.name] = math.sqrt(node.stream_depth / sizes[node.stream])
     for node in graph:
         if node.output and node.is_weight and not node.norm_before:
             factors[node.name] = math.sqrt(math.e / (max(sizes.values(), default=0) + 1))
     return factors
-
-
-def _ends(graph: Graph) -> list[ParameterNode]:
-    return [node for node in graph if node.residual_last and node.stream_depth > 1 and not node.tamed_by]
 
 
 def gates_of_root(node: ParameterNode) -> Scheme | None:
@@ -82,9 +74,9 @@ def gates_of_root(node: ParameterNode) -> Scheme | None:
     return silu if node.activation == "silu" else one
 
 
-def inputs_xavier(node: ParameterNode) -> Scheme | None:
-    """Xavier for the inputs of recurrent gates."""
-    return xavier_normal() if node.role == Role.RECURRENT and not node.feedback else None
+def recurrent_inputs(scheme: Scheme) -> Rule:
+    """Another scheme for what a recurrence takes in."""
+    return lambda node: scheme if node.role == Role.RECURRENT and not node.feedback else None
 
 
 def open_gate(value: float) -> Rule:
@@ -99,11 +91,7 @@ def open_gate(value: float) -> Rule:
     return rule
 
 
-SCALES: dict[str, Callable[[Graph], dict[str, float]]] = {
-    "ends-0": ends_of(0.0),
-    "ends-1/4": ends_of(0.25),
-    "harmonic": harmonic,
-}
+SCALES: dict[str, Callable[[Graph], dict[str, float]]] = {"harmonic": harmonic}
 VARIANTS: dict[str, Rule] = {
     "head-0.3": head(0.3),
     "head-0.6": head(0.6),
@@ -113,6 +101,10 @@ VARIANTS: dict[str, Rule] = {
     "gates-1/3": gates(1 / 3),
     "gates-1/4": gates(1 / 4),
     "branches-1/2": branches(fanin.gains.gain("tanh"), 1 / 2),
-    "inputs-xavier": inputs_xavier,
+    "ends-0": branches(1.0, 0.0),
+    "ends-1/4": branches(1.0, 1 / 4),
+    "ends-1/2": branches(1.0, 1 / 2),
+    "inputs-xavier": recurrent_inputs(xavier_normal()),
+    "inputs-fan-in": recurrent_inputs(VarianceScaling(1.0)),
     "open-2": open_gate(2.0),
 }

@@ -6,7 +6,8 @@ by the median over seeds of the mean loss of the last 20 steps.
     python benchmarks/races.py [--tasks plain-30-relu,…] [--recipes auto,he,…] [--seeds 3]
 
 Recipes are those of fanin, `lsuv`, and the variants of auto in `race_variants.py`. ``--store`` keeps what has run task
-by task, adds to what is stored, and so can be stopped and continued.
+by task, adds to what is stored, and so can be stopped and continued; ``--write`` runs nothing and puts the tables of
+what is stored into `docs/decisions.md`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +32,10 @@ from race_variants import SCALES, VARIANTS, planned
 
 RECIPES = ("auto", "torch", "xavier", "he", "orthogonal", "lsuv")
 RATES = {"sgd": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3), "adam": (3e-4, 1e-3, 3e-3, 1e-2)}
-STORE = Path(__file__).parent.parent / "docs" / "benchmarks" / "races.json"
+ROOT = Path(__file__).parent.parent
+STORE = ROOT / "docs" / "benchmarks" / "races.json"
+PAGE = ROOT / "docs" / "decisions.md"
+MARKS = ("<!-- races -->", "<!-- /races -->")
 
 
 def lsuv(model: nn.Module, inputs: Tensor, seed: int) -> None:
@@ -99,7 +104,11 @@ def main() -> None:
     parser.add_argument("--recipes", default=",".join(RECIPES))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--store", action="store_true", help=f"write {STORE.name}")
+    parser.add_argument("--write", action="store_true", help=f"put the stored tables into {PAGE.name}; run nothing")
     options = parser.parse_args()
+    if options.write:
+        write(json.loads(STORE.read_text(encoding="utf-8")))
+        return
     recipes = options.recipes.split(",")
     wanted = options.tasks.split(",") if options.tasks else [task.name for task in TASKS]
     chosen = [(index, task) for index, task in enumerate(TASKS) if task.name in wanted]
@@ -144,6 +153,32 @@ def line(task: Task, found: dict[str, object]) -> str:
                 f"{recipe} {statistics.median(spread):.4f} [{spread[0]:.3f} {spread[-1]:.3f}] @{cell['rate']:g}"
             )
     return " | ".join(cells)
+
+
+def write(store: dict[str, Any]) -> None:
+    """Put both tables into the page: the recipes on every task, and the variants beside auto where they raced."""
+    tasks = {task.name: store["tasks"][task.name] for task in TASKS if task.name in store["tasks"]}
+    lines = ["| task | chance | " + " | ".join(RECIPES) + " |", "|---|---|" + "---|" * len(RECIPES)]
+    for name, found in tasks.items():
+        cells = " | ".join(_cell(found.get(recipe)) for recipe in RECIPES)
+        lines.append(f"| {name} | {found['chance']:.3g} | {cells} |")
+    lines += ["", "| task | auto | variants |", "|---|---|---|"]
+    for name, found in tasks.items():
+        others = [f"{recipe} {_cell(cell)}" for recipe, cell in found.items() if recipe not in (*RECIPES, "chance")]
+        if others:
+            lines.append(f"| {name} | {_cell(found['auto'])} | {'; '.join(others)} |")
+    text = "\n".join([*lines, "", f"Measured {store['date']} on {store['machine']}, torch {store['torch']}."])
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
+    PAGE.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
+
+
+def _cell(found: dict[str, Any] | None) -> str:
+    """The median, with the least and the most of the seeds."""
+    if found is None:
+        return ""
+    spread = sorted(found["losses"])
+    middle = statistics.median(spread)
+    return f"{middle:.3g} ({spread[0]:.2g}–{spread[-1]:.2g})" if math.isfinite(middle) else "diverged"
 
 
 if __name__ == "__main__":
