@@ -1,0 +1,194 @@
+"""The zoo's first step: models of the three libraries as constructed, and as the auto recipe fills them.
+
+    python benchmarks/starts.py [--only timm] [--limit 100] [--stored] [--write]
+
+Each model runs forward and backward once on made-up inputs (noise, random tokens). Counted is
+
+- finite: every output and every gradient;
+- forward: the output of each linear layer and convolution that no norm follows has an RMS within a factor of ten of
+  ``std·√fan_in`` of what auto gives it, the RMS for inputs of unit size;
+- backward: the gradient that reaches the output of the first weight is within 10³ of that at the end of the trunk,
+  both as norms.
+
+A model counts as started when all three hold. What ran is in `docs/benchmarks/starts.json`, model by model; ``--write``
+puts the table into `docs/starts.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import random
+import resource
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fanin
+from audit import LARGEST, LIBRARIES, MEMORY, built, fewer, time_limit
+from fanin.errors import FaninError
+from fanin.examples import made_up_inputs
+from fanin.graph import Graph
+from fanin.measuring import measure
+from fanin.observations import Kind, LayerSignal
+from fanin.plans import Plan
+from fanin.progress import track
+from fanin.signals import Signals
+
+ROOT = Path(__file__).resolve().parent.parent
+STORE = ROOT / "docs" / "benchmarks" / "starts.json"
+PAGE = ROOT / "docs" / "starts.md"
+MARKS = ("<!-- starts -->", "<!-- /starts -->")
+NEAR, FAR = 10.0, 1e3
+PRODUCTS = ("linear", "conv", "mm", "einsum")
+CRITERIA = ("finite", "forward", "backward")
+
+Row = dict[str, Any]
+
+
+def started(signals: Signals, plan: Plan) -> Row:
+    """Which criteria hold, and where the worst of each is."""
+    far, place = _farthest(signals, plan)
+    ratio = _backward(signals)
+    return {
+        "finite": _finite(signals),
+        "forward": 1 / NEAR <= far <= NEAR,
+        "backward": 1 / FAR <= ratio <= FAR,
+        "worst": round(far, 4),
+        "place": place,
+        "ratio": float(f"{ratio:.3g}"),
+    }
+
+
+def _finite(signals: Signals) -> bool:
+    trunk = signals.of_kind(Kind.WEIGHT, Kind.NORM, Kind.EMBEDDING, Kind.RECURRENT)
+    return not any(layer.non_finite for layer in trunk) and not any(
+        parameter.grad_non_finite for parameter in signals.parameters
+    )
+
+
+def _farthest(signals: Signals, plan: Plan) -> tuple[float, str]:
+    """The output farthest from its target, as a ratio, and where it is."""
+    found = [(1.0, "")]
+    for layer in signals.of_kind(Kind.WEIGHT):
+        for name in layer.weights if any(product in layer.target for product in PRODUCTS) else ():
+            node = plan[name].node
+            if node.is_weight and not node.norm_after and not node.feedback:
+                found.append((layer.rms / _target(plan, name), layer.name))
+    return max(found, key=lambda item: abs(math.log(max(item[0], 1e-30))))
+
+
+def _target(plan: Plan, name: str) -> float:
+    row = plan[name]
+    stds = [row.block_std[block] for block in row.block_std] or [row.expected.std]
+    return max(stds) * math.sqrt(max(row.node.fans.fan_in, 1.0))
+
+
+def _backward(signals: Signals) -> float:
+    """The gradient's norm at the first weight's output over that at the trunk's end."""
+
+    def norm(layer: LayerSignal) -> float:
+        return (layer.grad_rms or 0.0) * math.sqrt(math.prod(layer.shape))
+
+    graph: Graph = signals.graph
+    trunk = [layer for layer in signals.of_kind(Kind.WEIGHT, Kind.SUM) if layer.grad_rms]
+    hidden = [layer for layer in trunk if not any(graph[name].output for name in layer.weights)]
+    return norm(hidden[0]) / norm(hidden[-1]) if len(hidden) > 1 else 1.0
+
+
+def compared(library: str, name: str) -> Row:
+    """One model's row: as constructed, and by auto."""
+    model = built(library, name)
+    if sum(parameter.numel() for parameter in model.parameters()) > LARGEST:
+        return {"skipped": "too large"}
+    for _, inputs in made_up_inputs(model):
+        call = fewer(inputs)
+        try:
+            before = measure(model, call)
+        except FaninError:
+            continue
+        plan = fanin.plan(model, call)
+        fanin.apply(plan, model, seed=0)
+        return {"constructed": started(before, plan), "auto": started(measure(model, call), plan)}
+    return {"skipped": "no made-up inputs fit"}
+
+
+def sweep(library: str, store: dict[str, Any], limit: int | None) -> None:
+    """Run what is not in the store yet, and save after every model."""
+    rows = store.setdefault(library, {})
+    names = [name for name in LIBRARIES[library][0](store) if name not in rows]
+    if library != "timm":  # whose smallest of each family come first; so that a part is a sample
+        random.Random(0).shuffle(names)
+    for name in track(names[:limit], library):
+        try:
+            with time_limit():
+                rows[name] = compared(library, name)
+        except Exception as error:  # the sweep counts what breaks, and goes on
+            rows[name] = {"failed": f"{type(error).__name__}: {str(error)[:120]}"}
+        gc.collect()  # models hold cycles
+        store["date"], store["torch"] = time.strftime("%Y-%m-%d"), torch.__version__
+        kept = {key: value for key, value in store.items() if key != "sizes"}
+        STORE.write_text(json.dumps(kept, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def table(store: Mapping[str, Any]) -> str:
+    """The shares of models for which each criterion holds, as Markdown."""
+    lines = [f"| library | start | models | {' | '.join(CRITERIA)} | all three |", "|---|---|---|---|---|---|---|"]
+    for library in LIBRARIES:
+        rows = [row for row in store.get(library, {}).values() if "auto" in row]
+        for start in ("constructed", "auto") if rows else ():
+            held = [sum(row[start][criterion] for row in rows) for criterion in CRITERIA]
+            held.append(sum(all(row[start][criterion] for criterion in CRITERIA) for row in rows))
+            cells = " | ".join(f"{count / len(rows):.1%}" for count in held)
+            lines.append(f"| {library} | {start} | {len(rows)} | {cells} |")
+    missed = [
+        f"- {library}/{name}: " + "; ".join(_why(row["auto"]))
+        for library in LIBRARIES
+        for name, row in store.get(library, {}).items()
+        if "auto" in row and not all(row["auto"][criterion] for criterion in CRITERIA)
+    ]
+    broken = [
+        f"- {library}/{name}: {row['failed']}"
+        for library in LIBRARIES
+        for name, row in store.get(library, {}).items()
+        if "failed" in row
+    ]
+    words = [f"Measured {store['date']}, torch {store['torch']}.", "", "Where auto misses:", "", *missed]
+    return "\n".join([*lines, "", *words, *(["", "What did not run:", "", *broken] if broken else [])])
+
+
+def _why(row: Row) -> list[str]:
+    words = [] if row["finite"] else ["not finite"]
+    words += [] if row["forward"] else [f"RMS {row['worst']:.3g} times the target at `{row['place']}`"]
+    return words + ([] if row["backward"] else [f"gradient at the first weight {row['ratio']:.3g} times the last's"])
+
+
+def main() -> None:
+    """Run the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=LIBRARIES, action="append")
+    parser.add_argument("--limit", type=int, help="models of each library")
+    parser.add_argument("--stored", action="store_true", help="run nothing, print what is stored")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/starts.md")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    store = json.loads(STORE.read_text(encoding="utf-8")) if STORE.exists() else {}
+    for library in () if options.stored else options.only or LIBRARIES:
+        sweep(library, store, options.limit)
+    text = table(store)
+    print(text)
+    if options.write:
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
+        PAGE.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
