@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import random
 from collections.abc import Callable
@@ -315,6 +316,15 @@ def test_a_detached_part_is_told_from_one_that_nothing_needs(detached: bool) -> 
     found = {finding.place: str(finding.severity) for finding in judge(signals).findings if finding.code == "F405"}
     assert found == {"side.weight": "warning" if detached else "note"}
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_nothing_of_a_run_stays_in_memory() -> None:
+    model = nn.Sequential(nn.Linear(37, 41), nn.ReLU(), nn.Linear(41, 4))
+    signals = measure(model, draw(4, 37))
+    gc.collect()
+    alive = [item for item in gc.get_objects() if isinstance(item, torch.Tensor) and item.shape == (41, 37)]
+    assert signals.parameter("0.weight").reached
+    assert len(alive) == 1
 
 
 def test_padding_row() -> None:

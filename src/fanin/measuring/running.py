@@ -79,6 +79,8 @@ def run(
         del output
         if observed.start.scalar is not None:
             observed.start.scalar.backward()  # type: ignore[no-untyped-call]
+            # The hooks on parameters hold what was observed; with the graph in it, nothing would ever be freed.
+            observed.start = replace(observed.start, scalar=observed.start.scalar.detach())
             _ask_influence(isolated.model, call, stand_ins, entries, observed, returned)
         observed.effective = watch.effective
         observed.layers = _named(watch)
