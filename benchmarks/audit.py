@@ -105,7 +105,7 @@ def _shrunk(config: Any, only: tuple[str, ...] = ()) -> Any:
         for key, value in SMALL.items():
             if (not only or key in only) and type(getattr(section, key, None)) is int:
                 setattr(section, key, value)
-        if isinstance(getattr(section, "layer_types", None), list):
+        if isinstance(vars(section).get("layer_types"), list):  # some compute it
             section.layer_types = section.layer_types[:2]
     return config
 
