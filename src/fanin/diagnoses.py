@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import textwrap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -121,7 +123,7 @@ class Finding:
         where = self.place or "the model"
         more = f" (and {len(self.places)} more)" if self.places else ""
         head = f"{self.code} {self.severity}: {where}{more}: {self.seen}"
-        return f"{head}\n    why: {self.why}\n    remedy: {self.remedy}"
+        return "\n".join(map(_fitted, (head, f"    why: {self.why}", f"    remedy: {self.remedy}")))
 
     def to_dict(self) -> dict[str, Any]:
         """The finding as JSON types."""
@@ -135,6 +137,12 @@ class Finding:
         edits = tuple(Edit.from_dict(edit) for edit in record["edits"])
         values = {**record, "severity": Severity(record["severity"]), "edits": edits}
         return cls(**{**values, "places": tuple(record["places"])})
+
+
+def _fitted(line: str) -> str:
+    """A line in the width of the terminal; names are not broken."""
+    width = shutil.get_terminal_size().columns
+    return textwrap.fill(line, width, subsequent_indent=" " * 6, break_long_words=False, break_on_hyphens=False)
 
 
 @dataclass(frozen=True)

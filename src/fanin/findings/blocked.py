@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fanin.diagnoses import Finding, Severity
-from fanin.findings.evidence import BESIDE, Evidence
+from fanin.findings.evidence import BESIDE, Evidence, varying
 from fanin.findings.registry import finding, register
 from fanin.graph import ParameterNode
-from fanin.observations import ParameterSignal
+from fanin.observations import Kind, LayerSignal, ParameterSignal
+
+ALIKE = 1e-3
+"""Of an output: less is the rounding of what is the same for all inputs, √10⁻⁷ of a difference of squares."""
 
 
 @register(
     "F401",
     "a zero that blocks all gradient",
     why="it is zero and receives no gradient, so that it stays, and what lies behind it never learns",
-    threshold="exactly zero in value and in gradient. A zero head, a zero last scale of a branch, a zero gate, a zero "
-    "factor of an adapter receive gradients, open at the first step, and are right",
+    threshold="exactly zero in value and in gradient; or a weight before a non-linearity or attention, exactly zero, "
+    "past which no gradient gets to the layer before it. A zero head, a zero last weight or scale of a branch, a zero "
+    "gate, a zero factor of an adapter receive gradients, open at the first step, and are right",
     remedy="draw it, or at least one of two zeros in a row",
     source="Glorot and Bengio 2010; Hu et al. 2021 (arXiv:2106.09685) for the intended zero of an adapter",
 )
@@ -29,6 +33,40 @@ def blocking_zero(evidence: Evidence) -> Iterator[Finding]:
         others = [other for other in stuck if other != name]
         seen = "all values are zero, and so is its gradient"
         yield finding("F401", Severity.ERROR, name, seen, edits=evidence.redraw(name), places=others[:8])
+    for node, _ in evidence.drawn():
+        if node.name in evidence.intended_zeros and _is_hidden(node) and _shuts(evidence, node):
+            severity = Severity.WARNING if node.stream is not None else Severity.ERROR
+            seen = "all values are zero: what comes in does not pass, and what lies before gets no gradient at first"
+            yield finding("F401", severity, node.name, seen, edits=evidence.redraw(node.name))
+
+
+def _is_hidden(node: ParameterNode) -> bool:
+    """Whether a weight is followed by a non-linearity or an attention: not an output, the end of a branch, a shift."""
+    followed = {node.activation, *(block.activation for block in node.axes.blocks)} - {None, "none", "gate_value"}
+    return bool(followed) and not (node.output or node.residual_last or node.feedback)
+
+
+def _shuts(evidence: Evidence, node: ParameterNode) -> bool:
+    """Whether nothing passes a zero weight: no gradient to the layer before, or no difference between inputs behind."""
+    readers = evidence.signals.readers(node.name)
+    if not readers:
+        return False
+    first = readers[0].index
+    steps = [layer for layer in evidence.signals.of_kind(Kind.WEIGHT, Kind.NORM, Kind.EMBEDDING) if layer.weights]
+    before = next((layer for layer in reversed(steps) if layer.index < first), None)
+    if before is None:
+        behind = [layer for layer in evidence.trunk if layer.index >= first and layer.rms]
+        return bool(behind) and all(varying(layer) <= ALIKE * layer.rms for layer in behind)
+    signals = [evidence.signals.parameter(name) for name in before.weights]
+    alive = [signal for signal in signals if signal.rms and signal.reached]
+    return bool(alive) and not any(signal.grad_rms for signal in alive) and not _is_adapter(evidence, node, before)
+
+
+def _is_adapter(evidence: Evidence, node: ParameterNode, before: LayerSignal) -> bool:
+    """Whether it is the second, zero factor of a product of low rank, which is added to another weight's output."""
+    inner = node.fans.fan_in
+    factors = (evidence.graph[name] for name in before.weights if evidence.graph[name].is_weight)
+    return any(2 * inner <= min(factor.fans.fan_in, node.fans.fan_out) for factor in factors)
 
 
 def _stuck(node: ParameterNode, signal: ParameterSignal) -> bool:

@@ -14,6 +14,8 @@ from fanin.findings.evidence import DEPTH_SCALES, FAR, Evidence
 from fanin.findings.registry import finding, register
 from fanin.observations import Kind, LayerSignal
 
+ENDLESS = 1e4
+"""Layers: a depth scale beyond any depth that is built."""
 GATES = ("sigmoid", "hardsigmoid")
 CARRIERS = (Kind.WEIGHT, Kind.ACTIVATION, Kind.NORM, Kind.SUM)
 
@@ -75,6 +77,8 @@ def _theory(evidence: Evidence) -> str:
     fixed = _fixed_point(evidence)
     if fixed is None or not math.isfinite(fixed.correlation_depth) or fixed.correlation_depth <= 0:
         return ""
+    if fixed.correlation_depth > ENDLESS:
+        return "; theory expects no such loss at these gains without biases"
     return f"; theory's depth scale is {fixed.correlation_depth:.1f} layers"
 
 
