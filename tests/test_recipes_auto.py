@@ -15,7 +15,7 @@ from fanin.graph import Graph, ParameterNode, Role
 from fanin.plans import Plan
 from fanin.recipes import recipe_named
 from fanin.recipes.auto import HEAD, LONE_HEAD, tamed_gain
-from fanin.schemes import Orthogonal, Packed, ScaledOrthogonal, VarianceScaling, Zeros
+from fanin.schemes import Keep, Orthogonal, Packed, ScaledOrthogonal, VarianceScaling, Zeros
 
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
 
@@ -193,3 +193,15 @@ def test_positions_are_no_louder_than_the_tied_embedding() -> None:
     assert plan["tokens.weight"].std == pytest.approx(1 / 4)
     assert plan["places.weight"].role == Role.POSITION
     assert plan["places.weight"].std == pytest.approx(1 / 4)
+
+
+def test_the_bias_of_a_rate_is_kept() -> None:
+    """Mamba draws it so that steps lie between 0.001 and 0.1 (Gu & Dao 2023); zero would make them 0.69."""
+    config = pytest.importorskip("transformers").MambaConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, state_size=4
+    )
+    with torch.random.fork_rng(devices=[]):
+        model = pytest.importorskip("transformers").MambaForCausalLM(config)
+    plan = fanin.plan(model, torch.zeros(2, 8, dtype=torch.long))
+    assert isinstance(plan["backbone.layers.0.mixer.dt_proj.bias"].scheme, Keep)
+    assert isinstance(plan["backbone.layers.0.mixer.conv1d.bias"].scheme, Zeros)

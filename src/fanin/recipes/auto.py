@@ -17,6 +17,7 @@ from fanin.recipes.classic import beside_weights, for_each_block
 from fanin.recipes.following import LINEAR, following
 from fanin.recipes.registry import register
 from fanin.schemes import (
+    Keep,
     Normal,
     Ones,
     Orthogonal,
@@ -112,6 +113,8 @@ class _Chooser:
             return xavier_normal(), "input of a recurrence without gates: Xavier, so that it leaves the state room"
         if node.role in WEIGHTS:
             return for_each_block(node, lambda weight, activation: self._weight(weight, activation))
+        if node.role == Role.BIAS and node.activation == "softplus" and node.stream is not None:
+            return Keep(), "the bias of a rate, as in state-space models: kept as constructed"
         if node.role == Role.BIAS:
             return _bias(node)
         if node.role == Role.EMBEDDING:
