@@ -10,6 +10,7 @@ from torch import nn
 
 from fanin.tracing import trace
 from fanin.tracing.documented import Documented
+from fanin.tracing.inputs import describe
 from fanin.tracing.records import Call
 from fanin.tracing.repair import Failure, failure_of, repairs
 
@@ -101,3 +102,26 @@ def test_a_model_without_a_forward_is_traced_by_its_parts_or_not_at_all() -> Non
     partial = trace(Assembled(Part(nn.Linear(4, 8), nn.ReLU()), nn.Linear(3, 8)))
     assert partial.source == "modules"
     assert all(node.exercised for node in partial)
+
+
+IMAGE_AND_MASK = (torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        ("Input image size (8*8) doesn't match model (16*16)", "float32 2×3×16×16, int64 2×3×16×16"),
+        ("Image size 8x8 is too small", "float32 2×3×16×16, int64 2×3×16×16"),
+        ("Input type (long int) and bias type (float) should be the same", "float32 2×3×8×8, float32 2×3×8×8"),
+        ("mean(): input must be floating point. Got: Long", "float32 2×3×8×8, float32 2×3×8×8"),
+    ],
+)
+def test_masks_follow_their_images_and_become_numbers(error: str, wanted: str) -> None:
+    tried = [describe(call) for call in repairs((IMAGE_AND_MASK, {}), Failure(error), lambda _: None, [])]
+    assert wanted in tried
+    assert wanted not in [describe(call) for call in repairs((IMAGE_AND_MASK, {}), Failure("no"), lambda _: None, [])]
+
+
+def test_a_call_that_lacks_arguments_never_began() -> None:
+    assert not Failure("TypeError: forward() missing 2 required positional arguments: 'a' and 'b'").begun
+    assert Failure("RuntimeError: sizes differ").begun

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -73,7 +74,7 @@ def _tries(model: nn.Module, failed: list[tuple[Failure, str, Call]]) -> Iterato
         yield origin, call
     inner = unwrap(model)
     documented = Documented(inner, Settings(getattr(inner, "config", None)))
-    accepted, queue, taken = list(documented.parameters), list[tuple[int, int, str, Call]](), 0
+    accepted, queue, taken = list(documented.parameters), list[tuple[float, int, str, Call]](), 0
     order, parameters = itertools.count(), sum(1 for _ in inner.parameters())
     for _ in range(_MOST_REPAIRS):
         if sum(failure.reached + parameters for failure, _, _ in failed) > _MOST_WORK:
@@ -82,7 +83,8 @@ def _tries(model: nn.Module, failed: list[tuple[Failure, str, Call]]) -> Iterato
             for repaired in repairs(call, failure, documented.make, accepted):
                 if describe(repaired) not in seen:
                     seen.add(describe(repaired))
-                    heapq.heappush(queue, (-failure.reached, next(order), origin, repaired))
+                    hope = failure.reached if failure.begun else math.inf
+                    heapq.heappush(queue, (-hope, next(order), origin, repaired))
         taken = len(failed)
         if not queue:
             return

@@ -20,6 +20,7 @@ from fanin.tracing.records import Call
 
 Make = Callable[[str], torch.Tensor | None]
 
+_WHOLE = re.compile(r"long int|int64|Long")
 _MISSING = re.compile(r"missing \d+ required positional arguments?: (.*)")
 _UNPACKED = re.compile(r"values to unpack \(expected (\d+)")
 _RANKED = re.compile(r"Expected (?:\dD \(unbatched\) or )?(\d)D")
@@ -40,6 +41,11 @@ class Failure:
     text: str
     absent: tuple[str, ...] = ()
     reached: int = 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether the forward was entered: arguments that are missing say nothing of those that were given."""
+        return _MISSING.search(self.text) is None
 
 
 def failure_of(error: BaseException, reached: int = 0) -> Failure:
@@ -71,6 +77,7 @@ def repairs(call: Call, failure: Failure, make: Make, accepted: list[str]) -> It
     yield from _completed(call, failure, make, accepted)
     yield from _resized(call, failure)
     yield from _reshaped(call, failure)
+    yield from _as_floats(call, failure)
 
 
 def _completed(call: Call, failure: Failure, make: Make, accepted: list[str]) -> Iterator[Call]:
@@ -109,6 +116,8 @@ def _resized(call: Call, failure: Failure) -> Iterator[Call]:
         for met, wanted in itertools.permutations(numbers, 2):
             if met != size and met % size == 0 and size * wanted % met == 0:
                 changes[size, size * wanted // met] = None
+    if "too small" in failure.text:
+        changes = {(size, 2 * size): None for size in _sizes(call) if size * 2 < _LARGEST_SIZE} | changes
     for size, new in list(changes)[:_MOST_SIZES]:
         yield _map(call, partial(_with_size, size=size, new=new))
 
@@ -119,9 +128,10 @@ def _sizes(call: Call) -> list[int]:
 
 
 def _with_size(tensor: torch.Tensor, size: int, new: int) -> torch.Tensor:
-    if not tensor.is_floating_point() or size not in tensor.shape[1:]:
+    image = tensor.ndim > 3  # such as a mask of whole numbers, which follows the image that it belongs to
+    if not (tensor.is_floating_point() or image) or size not in tensor.shape[1:]:
         return tensor
-    return tensor.new_empty([tensor.shape[0], *(new if item == size else item for item in tensor.shape[1:])])
+    return tensor.new_zeros([tensor.shape[0], *(new if item == size else item for item in tensor.shape[1:])])
 
 
 def _reshaped(call: Call, failure: Failure) -> Iterator[Call]:
@@ -134,6 +144,15 @@ def _reshaped(call: Call, failure: Failure) -> Iterator[Call]:
             yield _map(call, partial(_exchanged, old=tensor, new=tensor.flatten(0, 1)))
         if tensor.ndim == 3:
             yield _map(call, partial(_exchanged, old=tensor, new=tensor.transpose(1, 2)))
+
+
+def _as_floats(call: Call, failure: Failure) -> Iterator[Call]:
+    """With numbers in place of whole ones, of what has too many axes for tokens: masks as images, boxes."""
+    if not ("float" in failure.text and _WHOLE.search(failure.text)):
+        return
+    for tensor in (*call[0], *call[1].values()):
+        if isinstance(tensor, torch.Tensor) and not tensor.is_floating_point() and tensor.ndim > 2:
+            yield _map(call, partial(_exchanged, old=tensor, new=tensor.float()))
 
 
 def _exchanged(tensor: torch.Tensor, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
