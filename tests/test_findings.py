@@ -332,3 +332,10 @@ def test_a_stream_of_normed_branches_grows_by_their_number() -> None:
     for tamed, found in (("norm.weight", None), ("", "warning")):
         last = node(stream=0, residual_last=True, tamed_by=tamed)
         assert codes([last], [signal()], *sums).get("F307") == found
+
+
+def test_a_recurrence_is_judged_by_a_narrower_line() -> None:
+    again = node("rnn.weight_hh_l0", Role.RECURRENT, (64, 64), activation="tanh", feedback=True)
+    for gain, found in ((2.9, None), (3.1, "warning")):
+        drawn = signal("rnn.weight_hh_l0", (64, 64), std=gain / 8, rms=gain / 8)
+        assert codes([again], [drawn]).get("F201") == found

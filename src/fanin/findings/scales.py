@@ -16,6 +16,8 @@ from fanin.schemes import Scheme
 LARGE = 5.0
 """Over the recommended scale. The gains that activations ask for lie between 1 and 2.4 (softsign; 4.8 for a centred
 sigmoid): a weight five times over its own is scaled for no activation."""
+LARGE_FEEDBACK = 3.0
+"""For what a state is multiplied by at every step: a state within ±1 then saturates the gates that hold it there."""
 VERY_LARGE = 25.0
 """`LARGE` squared: as two layers, each at the line."""
 SMALL = 1 / 32
@@ -35,8 +37,9 @@ AGREES = 0.03
     "F201",
     "a weight whose scale contradicts its true fans",
     why="every unit's input is the sum over its true fan_in: with another number the signal shrinks or grows here",
-    threshold=f"{LARGE:g} times over what the auto recipe gives, or under 1/{1 / SMALL:g} of it, in a net without "
-    f"norms and streams; a factor of {CONFUSED:g} when the std is exactly that of a known misreading of the fans",
+    threshold=f"{LARGE:g} times over what the auto recipe gives ({LARGE_FEEDBACK:g} times in a recurrence), or under "
+    f"1/{1 / SMALL:g} of it, in a net without norms and streams; a factor of {CONFUSED:g} when the std is exactly that "
+    "of a known misreading of the fans, and not one that other weights share",
     remedy="draw it by its true fans",
     source="pytorch/pytorch#23854",
 )
@@ -55,7 +58,7 @@ def wrong_scale(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _judged(node: ParameterNode, signal: ParameterSignal) -> bool:
-    weight = node.is_weight and not node.feedback and signal.elements >= 16 and not signal.non_finite
+    weight = node.is_weight and signal.elements >= 16 and not signal.non_finite
     standardized = any(operation in STANDARDIZING for operation in node.reparametrized)
     parametrized = bool(node.reparametrized) and (signal.effective_std is None or standardized)
     return weight and not parametrized and weight_rms(signal) > 0
@@ -94,6 +97,8 @@ def _judge(
 ) -> tuple[Severity, str] | None:
     suspicious = max(ratio, 1 / ratio) >= CONFUSED and not _chosen(evidence, node, signal)
     cause = misread(node, signal) if suspicious else ""
+    if node.feedback:
+        return (Severity.WARNING, "; it acts anew at every step") if ratio > LARGE_FEEDBACK else None
     plain, normed = evidence.plain, node.norm_after
     if ratio > LARGE:
         severity = Severity.NOTE if normed else Severity.ERROR if ratio > VERY_LARGE else Severity.WARNING
