@@ -27,7 +27,7 @@ Contestant = Recipe | Plan
 BUILT = "built"
 """The contestant that no recipe touches: the parameters stay as ``build`` made them."""
 
-RECIPES: tuple[str, ...] = ("torch", "xavier", "he", "orthogonal")
+RECIPES: tuple[str, ...] = ("torch", "xavier", "he", "orthogonal", "auto")
 LRS = (0.001, 0.003, 0.01, 0.03)
 
 Lane = tuple[str, float | None, int]
