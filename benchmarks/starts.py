@@ -6,8 +6,8 @@ Each model runs forward and backward once on made-up inputs (noise, random token
 
 - finite: every output and every gradient;
 - forward: the output of each linear layer and convolution that no norm follows has an RMS within a factor of ten of
-  ``std·√fan_in`` of what auto gives it, the RMS for inputs of unit size; behind an attention over n keys, whose mean
-  of independent values is 1/√n of them, it may be smaller by as much;
+  ``std·√fan_in`` of what auto gives it, the RMS for inputs of unit size; behind an attention over n keys or a mean
+  over n positions, which leave 1/√n of independent values, it may be smaller by as much;
 - backward: the gradient that reaches the output of the first weight is within 10³ of that at the end of the trunk,
   both as norms.
 
@@ -82,7 +82,7 @@ def _farthest(signals: Signals, plan: Plan) -> tuple[float, str]:
             node = plan[name].node
             if node.is_weight and not node.norm_after and not node.feedback:
                 ratio = layer.rms / _target(plan, name)
-                averaged = min(ratio * math.sqrt(_keys(signals, layer)), 1.0)
+                averaged = min(ratio * math.sqrt(_averaged(signals, layer)), 1.0)
                 found.append((max(ratio, averaged), layer.name))
     return max(found, key=lambda item: abs(math.log(max(item[0], 1e-30))))
 
@@ -93,12 +93,21 @@ def _target(plan: Plan, name: str) -> float:
     return max(stds) * math.sqrt(max(row.node.fans.fan_in, 1.0))
 
 
-def _keys(signals: Signals, layer: LayerSignal) -> float:
-    """Over how many keys an attention averages right before an operation; 1 without one."""
-    steps = (Kind.WEIGHT, Kind.ATTENTION, Kind.NORM)
-    before = (earlier for earlier in reversed(signals.layers[: layer.index]) if earlier.kind in steps)
-    nearest = next(before, None)
-    return nearest.keys or 1.0 if nearest is not None and nearest.kind is Kind.ATTENTION else 1.0
+def _averaged(signals: Signals, layer: LayerSignal) -> float:
+    """Over how many keys or positions the mean goes right before an operation; 1 without one."""
+    steps = (Kind.WEIGHT, Kind.ATTENTION, Kind.NORM, Kind.ACTIVATION)
+    before = next((earlier for earlier in reversed(signals.layers[: layer.index]) if earlier.kind in steps), None)
+    if before is None:
+        return 1.0
+    if before.kind is Kind.ATTENTION:
+        return before.keys or 1.0
+    return _positions(before) if _positions(layer) == 1 else 1.0
+
+
+def _positions(layer: LayerSignal) -> float:
+    """Pixels of an image, or tokens of a sequence."""
+    shape = layer.shape
+    return math.prod(shape[2:]) if len(shape) > 3 else math.prod(shape[1:-1])
 
 
 def _backward(signals: Signals) -> float:
