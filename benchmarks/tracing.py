@@ -2,7 +2,7 @@
 
 Models are built on the meta device, from their architectures alone; nothing is downloaded. Run
 
-    python benchmarks/tracing.py timm torchvision transformers expectations
+    python benchmarks/tracing.py timm torchvision transformers expectations llama
 
 which adds to `docs/benchmarks/tracing.json` model by model (so that it can be stopped and continued), and prints the
 tables of `docs/tracing.md`; ``--write`` puts them there, ``--fresh`` begins anew, ``--every 10`` takes a sample.
@@ -102,6 +102,7 @@ def _cut(configuration: Any) -> Any:
 
 
 SOURCES = {"timm": timm_models, "torchvision": torchvision_models, "transformers": transformers_models}
+KNOWN = [*SOURCES, "expectations", "llama"]
 
 
 def best(builds: Builds) -> Row:
@@ -159,6 +160,21 @@ def scored() -> dict[str, Row]:
     return rows
 
 
+def llama() -> list[float]:
+    """CPU seconds of tracing a Llama of 7 billion parameters on the meta device, several times."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+    with torch.device("meta"):
+        model = LlamaForCausalLM(LlamaConfig(vocab_size=32000, **sizes))
+    seconds = []
+    for _ in range(5):
+        start = time.process_time()
+        trace(model, {"input_ids": torch.zeros(1, 8, dtype=torch.long)})
+        seconds.append(round(time.process_time() - start, 3))
+    return seconds
+
+
 def sweep(source: str, store: dict[str, Any], every: int) -> None:
     """Trace what is not in the store yet, and save after every model."""
     rows = store.setdefault(source, {})
@@ -204,6 +220,9 @@ def tables(store: dict[str, Any]) -> str:
         for cause, found in sorted(causes.items(), key=lambda item: -len(item[1])):
             lines.append(f"- {source}: {len(found)} × {cause}: {', '.join(found)}")
     lines += ["", *_scores(store)]
+    if "llama" in store:
+        seconds = " ".join(f"{value:.2f}" for value in store["llama"])
+        lines += ["", f"A Llama of 7 billion parameters on the meta device, CPU seconds of five traces: {seconds}."]
     versions = ", ".join(f"{name} {version}" for name, version in store["versions"].items())
     return "\n".join([*lines, "", f"Measured {store['date']} on {store['machine']}; {versions}."])
 
@@ -256,16 +275,15 @@ def _scores(store: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Run the sweep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sources", nargs="*", help=f"of {', '.join(SOURCES)} and expectations; all when none is named")
+    parser.add_argument("sources", nargs="*", help=f"of {', '.join(KNOWN)}; all when none is named")
     parser.add_argument("--stored", action="store_true", help="run nothing, print what is stored")
     parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
-    known = [*SOURCES, "expectations"]
-    if unknown := set(options.sources) - set(known):
-        parser.error(f"{', '.join(unknown)}: choose from {', '.join(known)}")
-    chosen = [] if options.stored else options.sources or known
+    if unknown := set(options.sources) - set(KNOWN):
+        parser.error(f"{', '.join(unknown)}: choose from {', '.join(KNOWN)}")
+    chosen = [] if options.stored else options.sources or KNOWN
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     # What cannot be built on meta is built on the CPU, where the largest architectures shall fail, not the machine.
@@ -277,6 +295,9 @@ def main() -> None:
         if source == "expectations":
             store[source] = scored()
             store.setdefault("first_score", _sum(store[source]))
+            save(store)
+        elif source == "llama":
+            store[source] = llama()
             save(store)
         else:
             sweep(source, store, options.every)
