@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fanin import meanfield
 from fanin.errors import FaninError
 from fanin.fans import Axes, Block
 from fanin.findings import RULES, Evidence, Hidden, examine, explain, overview
@@ -339,3 +340,46 @@ def test_a_recurrence_is_judged_by_a_narrower_line() -> None:
     for gain, found in ((2.9, None), (3.1, "warning")):
         drawn = signal("rnn.weight_hh_l0", (64, 64), std=gain / 8, rms=gain / 8)
         assert codes([again], [drawn]).get("F201") == found
+
+
+@pytest.mark.parametrize(("other", "found"), [(0.101, None), (0.099, "warning"), (199.0, None), (201.0, "warning")])
+def test_positions_and_what_they_are_added_to(other: float, found: str | None) -> None:
+    positions = node("pos", Role.POSITION, (16, 64))
+    total = layer(0, Kind.SUM, weights=("pos",), rms=math.hypot(1.0, other), target="add")
+    assert codes([positions], [signal("pos", (16, 64), rms=1.0, std=1.0, max=4.0)], total).get("F207") == found
+
+
+@pytest.mark.parametrize(("size", "found"), [(4.9, None), (5.1, "warning")])
+def test_a_bias_beside_what_differs_between_inputs(size: float, found: str | None) -> None:
+    bias = node("fc.bias", Role.BIAS, (64,))
+    drawn = signal("fc.bias", (64,), rms=size, std=size, mean=0.0, min=-size, max=size)
+    out = layer(0, weights=("fc.bias",), rms=math.hypot(size, 1.0), offset=size)
+    assert codes([bias], [drawn], out).get("F208") == found
+
+
+@pytest.mark.parametrize(("off", "found"), [(1.0, "note"), (1.02, "note"), (1.1, None)])
+def test_a_packed_matrix_drawn_as_one(off: float, found: str | None) -> None:
+    rows = tuple(Block(name, (range(i * 64, (i + 1) * 64),)) for i, name in enumerate("qkv"))
+    packed = node("qkv.weight", shape=(192, 64), axes=Axes(blocks=rows))
+    std = off * math.sqrt(2 / 256)
+    blocks = tuple(BlockSignal(name, 0.0, std) for name in "qkv")
+    assert codes([packed], [signal("qkv.weight", (192, 64), std=std, rms=std, blocks=blocks)]).get("F209") == found
+
+
+@pytest.mark.parametrize(("ratio", "found"), [(0.9e4, None), (1.1e4, "warning"), (1.1e-4, None), (0.9e-4, "warning")])
+def test_relative_gradients_of_a_plain_net(ratio: float, found: str | None) -> None:
+    names = ("a.weight", "b.weight", "c.weight")
+    gradients = (1.0, 1.0, ratio)
+    facts = [signal(name, grad_rms=0.088 * size, reached=True) for name, size in zip(names, gradients, strict=True)]
+    assert codes([node(name) for name in names], facts, layer(0), loss_from="given").get("F404") == found
+
+
+@pytest.mark.parametrize(("short", "found"), [(1, None), (0, "warning")])
+def test_chaos_by_theory(short: int, found: str | None) -> None:
+    """Through as many tanh layers of gain 2 as theory needs to grow the squared gradient by e¹²; and one fewer."""
+    fixed = meanfield.fixed_point("tanh", weight_variance=4.0)
+    depth = next(depth for depth in range(3, 200) if math.log(fixed.gradient_growth(depth)) > 12) - short
+    names = [f"{index}.weight" for index in range(depth)]
+    facts = [signal(name, (64, 256), std=2 / 16, rms=2 / 16) for name in names]
+    layers = [layer(index, weights=(name,)) for index, name in enumerate(names)]
+    assert codes([node(name, activation="tanh") for name in names], facts, *layers).get("F306") == found
