@@ -308,3 +308,26 @@ def test_sizes_that_depend_on_known_numbers_are_exact() -> None:
 
     graph = trace(Weight((4, 4), masked), torch.zeros(3, 4))
     assert graph.source == "fake"
+
+
+@pytest.mark.parametrize(
+    "add",
+    [
+        lambda total, index, y: total.index_add(0, index, y),
+        lambda total, index, y: total.scatter_add(0, index[:, None].expand_as(y), y),
+        lambda total, index, y: total.index_put((index,), y, accumulate=True),
+    ],
+    ids=["index_add", "scatter_add", "index_put"],
+)
+def test_rows_keep_their_numbers_where_messages_are_added_up(
+    add: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+) -> None:
+    """As in graph networks: two edges end at one node."""
+
+    def function(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        gate, up = add(x.new_zeros(2, 8), torch.tensor([1, 0, 1]), F.linear(x, w)).chunk(2, -1)
+        return F.silu(gate) * up
+
+    node = only((8, 4), function, 3, 4)
+    assert node.blocks == {"gate": (range(4),), "up": (range(4, 8),)}
+    assert node.confidence == 1

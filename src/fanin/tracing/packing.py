@@ -25,6 +25,7 @@ from fanin.tracing.walks import Walker
 
 _MOST_VISITS = 4
 _LARGE = 1 << 16
+_ACCUMULATING = ("index_add", "scatter_add", "scatter_reduce")
 _NAMES = {"softmax_q": "q", "softmax_k": "k", "attention_value": "v", "gate_value": "up"}
 
 Key = tuple[str, str | None]
@@ -242,13 +243,30 @@ def _replay(labels: torch.Tensor, operation: Operation, given: Value, made: Valu
     arguments: dict[str, Any] = {name: stand_in(item) for name, item in operation.arguments.items()}
     if missing:
         return None
-    if operation.target in ("index_put", "copy", "scatter", "index_copy", "index_add") and arguments["self"] is labels:
+    if operation.target in _ACCUMULATING or arguments.get("accumulate"):
+        return _largest(operation.target, arguments)
+    if operation.target in ("index_put", "copy", "scatter", "index_copy") and arguments["self"] is labels:
         arguments["self"] = labels.clone()
     with compatibility.no_modes():
         if operation.target == "cat":
             return _joined(arguments["tensors"], arguments.get("dim", 0), made.shape)
         result = operation.function(**arguments)
     return result if isinstance(result, torch.Tensor) else result[made.output_index]
+
+
+def _largest(target: str, arguments: dict[str, Any]) -> torch.Tensor:
+    """Where numbers are added up: a sum of labels would be another row, the largest is one that arrived."""
+    labels: torch.Tensor = arguments["self"]
+    if "accumulate" in arguments:
+        put = labels.clone().index_put(arguments["indices"], arguments["values"])
+        return torch.maximum(labels, put)
+    dim, index = arguments["dim"], arguments["index"]
+    added = arguments["source"] if target == "index_add" else arguments["src"]
+    if target == "index_add":
+        view = [1] * added.ndim
+        view[dim] = -1
+        index = index.view(view).expand(added.shape)
+    return labels.scatter_reduce(dim, index, added, "amax")
 
 
 def _joined(parts: list[torch.Tensor], dim: int, shape: tuple[int, ...]) -> torch.Tensor:
