@@ -266,3 +266,36 @@ def test_blocks_share_the_stream_of_the_whole() -> None:
 def test_errors_name_the_fix(build: object, words: str) -> None:
     with pytest.raises(SchemeError, match=words):
         build()  # type: ignore[operator]
+
+
+HEADS = Block("gate", (range(32), range(48, 80))), Block("up", (range(32, 48), range(80, 96)))
+"""Of six groups of sixteen rows, as in EfficientViT: four of them are one block, two the other."""
+UNEVEN = Block("gate", (range(17),)), Block("up", (range(17, 96),))
+
+
+def test_blocks_of_a_grouped_convolution_lie_in_some_of_the_groups() -> None:
+    axes, shape = Axes(groups=6, blocks=HEADS), (96, 16, 1, 1)
+    for name, groups in (("gate", range(4)), ("up", range(2))):
+        fans, (rows, own) = axes.block_fans(shape)[name], axes.of_block(HEADS[name == "up"], shape)
+        assert (own.groups, own.fans(rows)) == (len(groups), fans) == (len(groups), Fans(16, 16))
+    drawn = fanin.fill_(torch.empty(shape), Orthogonal(), axes=axes)[:, :, 0, 0]
+    for group in drawn.split(16):
+        assert torch.allclose(group @ group.T, torch.eye(16), atol=1e-5)
+
+
+@pytest.mark.parametrize("scheme", [VarianceScaling(2.0), VarianceScaling(1.0, "fan_out"), Orthogonal()], ids=str)
+def test_blocks_that_share_a_group_unevenly_are_drawn(scheme: Scheme) -> None:
+    """Each block keeps its own fans; the output has the power that they promise, through the layer."""
+    axes, shape = Axes(groups=6, blocks=UNEVEN), (96, 16, 3, 3)
+    layer = nn.Conv2d(96, 96, 3, groups=6, bias=False)
+    powers = []
+    for seed in range(12):
+        fanin.fill_(layer.weight, scheme, axes=axes, seed=seed)
+        with torch.no_grad():
+            images = torch.randn(4, 96, 8, 8, generator=torch.Generator().manual_seed(seed))
+            powers.append(layer(images).square().mean((0, 2, 3)))
+    rows = torch.stack(powers).mean(0)
+    for block, part in zip(UNEVEN, (rows[:17], rows[17:]), strict=True):
+        shape_of_block, own = axes.of_block(block, shape)
+        std = scheme.expected(axes.block_fans(shape)[block.name], shape_of_block, own).std
+        assert part.mean().item() == pytest.approx(std**2 * 144, rel=0.1)

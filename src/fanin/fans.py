@@ -177,12 +177,29 @@ class Axes:
         Fans(fan_in=4, fan_out=4)
         """
         self._check(shape)
+        return {
+            block.name: self._fans(shape, block.size, self._groups_of(block, shape), stride) for block in self.blocks
+        }
+
+    def of_block(self, block: Block, shape: Sequence[int]) -> tuple[Shape, Axes]:
+        """The shape and axes of a block as a weight of its own; of a grouped convolution it lies in some of the groups.
+
+        A block with more rows in one group than in another is taken for a matrix without groups.
+
+        >>> axes = Axes(groups=12, blocks=even_blocks("qkv", 12))
+        >>> shape, of_q = axes.of_block(axes.blocks[0], (12, 1, 3, 3))
+        >>> shape, of_q.groups
+        ((4, 1, 3, 3), 4)
+        """
+        groups = self.groups if self.transposed else self._groups_of(block, shape)
+        even = self.transposed or block.size % groups == 0
+        rows = tuple(block.size if axis in self.out_axis else length for axis, length in enumerate(shape))
+        return rows, replace(self, blocks=(), groups=groups if even else 1)
+
+    def _groups_of(self, block: Block, shape: Sequence[int]) -> int:
+        """In how many groups a block has rows."""
         per_group = max(_product(shape, self.out_axis) // self.groups, 1)
-        result = {}
-        for block in self.blocks:
-            touched = {row // per_group for part in block.rows for row in part} if self.groups > 1 else {0}
-            result[block.name] = self._fans(shape, block.size, len(touched), stride)
-        return result
+        return len({row // per_group for part in block.rows for row in part}) if self.groups > 1 else 1
 
     def _fans(self, shape: Sequence[int], out: int, out_groups: int, stride: bool) -> Fans:
         kernel = _product(shape, self.kernel_axes(len(shape)))

@@ -76,9 +76,7 @@ class Row:
     def block_site(self, block: str) -> tuple[tuple[int, ...], Axes]:
         """The shape and axes of one block, as of a weight of its own."""
         axes = self.node.axes
-        size = next(part.size for part in axes.blocks if part.name == block)
-        shape = tuple(size if axis in axes.out_axis else length for axis, length in enumerate(self.shape))
-        return shape, axes.with_blocks(())
+        return axes.of_block(next(part for part in axes.blocks if part.name == block), self.shape)
 
     def to_dict(self) -> dict[str, Any]:
         """The row as JSON types: what a reader edits first, then what the parameter is."""

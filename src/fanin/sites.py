@@ -65,13 +65,9 @@ def parts(scheme: Scheme, site: Site) -> list[tuple[Scheme, Site]]:
     """The scheme of each block with the block as a parameter of its own; the whole where there are no blocks."""
     if not site.axes.blocks:
         return [(scheme, site)]
-    (axis,) = site.axes.out_axis
-    plain = site.axes.with_blocks(())
+    fans = site.axes.block_fans(site.shape)
     return [
-        (
-            scheme.part(block.name),
-            site._replace(shape=(*site.shape[:axis], block.size, *site.shape[axis + 1 :]), axes=plain),
-        )
+        (scheme.part(block.name).resolve(fans[block.name]), Site(*site.axes.of_block(block, site.shape), site.name))
         for block in site.axes.blocks
     ]
 

@@ -47,12 +47,10 @@ class Scheme(ABC):
         if shape is None or not axes.blocks:
             return self._moments(fans, shape, axes)
         each = axes.block_fans(shape)
-        (axis,) = axes.out_axis
         total = sum(block.size for block in axes.blocks)
         mean = second = 0.0
         for block in axes.blocks:
-            rows = (*shape[:axis], block.size, *shape[axis + 1 :])
-            part = self.part(block.name)._moments(each[block.name], rows, axes.with_blocks(()))
+            part = self.part(block.name)._moments(each[block.name], *axes.of_block(block, shape))
             mean += part.mean * block.size / total
             second += (part.std**2 + part.mean**2) * block.size / total
         return Expected(mean, math.sqrt(max(second - mean * mean, 0.0)))
