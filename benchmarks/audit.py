@@ -1,10 +1,11 @@
 """The audit: diagnose every model of timm, torchvision and transformers as its library constructs it.
 
-    python benchmarks/audit.py [--only timm] [--limit 100] [--healthy] [--stored] [--write]
+    python benchmarks/audit.py [--only timm] [--limit 100] [--unseen] [--healthy] [--stored] [--write]
 
 The findings go to `docs/benchmarks/audit.json` model by model, so that it can be stopped and continued. ``--write``
 puts the tables into `docs/audit.md`; ``--healthy`` prints the share of models with false findings, ``--stored`` runs
-nothing. timm's two smallest models of each of its modules come first; those over 100 million parameters are left out.
+nothing, ``--unseen`` marks the models of this run as the first test of rules that were changed before it. timm's
+smallest model of each module comes first, then the second; those over 100 million parameters are left out.
 
 While a model is built, ``torch.empty`` gives NaN instead of what the memory held, so that a parameter which nothing
 initializes is seen on every run, and not by luck.
@@ -32,13 +33,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from torch import nn
 
+from configurations import shrunk
 from fanin.comparison.randomness import seeded
 from fanin.diagnoses import Diagnosis
 from fanin.diagnosing import diagnose
 from fanin.errors import FaninError
 from fanin.examples import made_up_inputs
-from fanin.models import SMALL, torchvision_model, transformers_model
+from fanin.models import torchvision_model, transformers_model
 from fanin.progress import track
+from pages import put
 
 ROOT = Path(__file__).resolve().parent.parent
 STORE = ROOT / "docs" / "benchmarks" / "audit.json"
@@ -51,7 +54,6 @@ SECONDS, MEMORY = 240, 10 << 30
 SAMPLES = 4
 """Of images, at 224 × 224; fewer of larger ones."""
 
-MARKS = ("<!-- audit -->", "<!-- /audit -->")
 TRUE: dict[str, tuple[str, ...]] = {
     "timm/ese_vovnet19b_slim_dw": ("F201",),
     "timm/legacy_xception": ("F201",),
@@ -103,21 +105,9 @@ def shrunk_transformers_model(name: str) -> nn.Module:
 
     kind = transformers.CONFIG_MAPPING[name]
     try:
-        return transformers_model(_shrunk(kind()))
+        return transformers_model(shrunk(kind()))
     except Exception:  # a constructor may raise anything at widths that it does not expect
-        return transformers_model(_shrunk(kind(), only=("num_hidden_layers", "num_layers")))
-
-
-def _shrunk(config: Any, only: tuple[str, ...] = ()) -> Any:
-    """The configuration with small sizes, in its sections too."""
-    sections = [value for value in vars(config).values() if hasattr(value, "to_dict") and hasattr(value, "model_type")]
-    for section in (config, *sections):
-        for key, value in SMALL.items():
-            if (not only or key in only) and type(getattr(section, key, None)) is int:
-                setattr(section, key, value)
-        if isinstance(vars(section).get("layer_types"), list):  # some compute it
-            section.layer_types = section.layer_types[:2]
-    return config
+        return transformers_model(shrunk(kind(), only=("num_hidden_layers", "num_layers")))
 
 
 def timm_names(store: Store) -> list[str]:
@@ -219,7 +209,7 @@ def audited(library: str, name: str) -> Row:
     }
 
 
-def sweep(library: str, store: Store, limit: int | None) -> None:
+def sweep(library: str, store: Store, limit: int | None, *, unseen: bool) -> None:
     """Audit what is not in the store yet, and save after every model."""
     rows = store.setdefault(library, {})
     names = [name for name in LIBRARIES[library][0](store) if name not in rows]
@@ -228,7 +218,7 @@ def sweep(library: str, store: Store, limit: int | None) -> None:
         save(store)
         try:
             with time_limit():
-                rows[name] = audited(library, name)
+                rows[name] = audited(library, name) | ({"unseen": True} if unseen else {})
         except Exception as error:  # the sweep counts what breaks, and goes on
             rows[name] = {"failed": f"{type(error).__name__}: {str(error)[:120]}"}
         gc.collect()  # models hold cycles, and their memory is all that there is
@@ -324,26 +314,37 @@ def scored(store: Store) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Run the audit."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parser_of(description: str | None, page: Path) -> argparse.ArgumentParser:
+    """What every sweep over the libraries can be asked for."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=LIBRARIES, action="append")
     parser.add_argument("--limit", type=int, help="models of each library")
     parser.add_argument("--stored", action="store_true", help="run nothing, print what is stored")
-    parser.add_argument("--healthy", action="store_true", help="print the share of false findings alone")
-    parser.add_argument("--write", action="store_true", help="put the tables into docs/audit.md")
-    options = parser.parse_args()
+    parser.add_argument("--write", action="store_true", help=f"put the tables into {page.relative_to(ROOT)}")
+    return parser
+
+
+def prepare() -> None:
+    """One thread, no warnings, and a bound on memory, so that what is too large fails, and not the machine."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+
+
+def main() -> None:
+    """Run the audit."""
+    parser = parser_of(__doc__, PAGE)
+    parser.add_argument("--healthy", action="store_true", help="print the share of false findings alone")
+    parser.add_argument("--unseen", action="store_true", help="mark what runs now as never seen by who made the rules")
+    options = parser.parse_args()
+    prepare()
     store: Store = json.loads(STORE.read_text(encoding="utf-8")) if STORE.exists() else {}
     for library in () if options.stored or options.healthy else options.only or LIBRARIES:
-        sweep(library, store, options.limit)
+        sweep(library, store, options.limit, unseen=options.unseen)
     text = scored(store) if options.healthy else tables(store)
     print(text)
     if options.write:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
-        PAGE.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
+        put(PAGE, "audit", text)
 
 
 if __name__ == "__main__":

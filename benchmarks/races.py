@@ -20,6 +20,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,19 @@ import torch
 from torch import Tensor, nn
 
 import fanin
+from pages import put
 from race_tasks import TASKS, Task, chance, loss_of
 from race_variants import SCALES, VARIANTS, planned
 
 RECIPES = ("auto", "torch", "xavier", "he", "orthogonal", "lsuv")
 RATES = {"sgd": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3), "adam": (3e-4, 1e-3, 3e-3, 1e-2)}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": partial(torch.optim.SGD, momentum=0.9),
+    "adam": torch.optim.Adam,
+}
 ROOT = Path(__file__).parent.parent
 STORE = ROOT / "docs" / "benchmarks" / "races.json"
 PAGE = ROOT / "docs" / "decisions.md"
-MARKS = ("<!-- races -->", "<!-- /races -->")
 
 
 def lsuv(model: nn.Module, inputs: Tensor, seed: int) -> None:
@@ -77,10 +82,7 @@ def run(job: tuple[int, str, float, int]) -> float:
     model = task.build()
     generator = torch.Generator().manual_seed(seed)
     start(model, recipe, task.batch(generator)[0], seed)
-    kind: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
-    if task.optimizer == "sgd":
-        kind = lambda values, lr: torch.optim.SGD(values, lr=lr, momentum=0.9)  # noqa: E731
-    optimizer = kind(model.parameters(), lr=rate)
+    optimizer = OPTIMIZERS[task.optimizer](model.parameters(), lr=rate)
     losses = []
     for _ in range(task.steps):
         inputs, target = task.batch(generator)
@@ -168,8 +170,7 @@ def write(store: dict[str, Any]) -> None:
         if others:
             lines.append(f"| {name} | {_cell(found['auto'])} | {'; '.join(others)} |")
     text = "\n".join([*lines, "", f"Measured {store['date']} on {store['machine']}, torch {store['torch']}."])
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
-    PAGE.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
+    put(PAGE, "races", text)
 
 
 def _cell(found: dict[str, Any] | None) -> str:

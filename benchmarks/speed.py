@@ -9,9 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pages import put
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 PAGE = DOCS / "speed.md"
-START, END = "<!-- tables -->\n", "<!-- /tables -->"
 
 
 def stored(name: str) -> dict[str, Any]:
@@ -64,10 +65,9 @@ def main() -> None:
         f" medians of {llama['rounds']} rounds.\n\n{starts(llama)}",
         f"## Sharded\n\n{sharding['model']}; {sharding['machine']}, {sharding['date']}.\n\n{ranks(sharding)}",
     )
-    page = PAGE.read_text(encoding="utf-8")
-    before, after = page.split(START)[0], page.split(END)[1]
-    PAGE.write_text(f"{before}{START}\n" + "\n".join(parts) + f"\n{END}{after}", encoding="utf-8")
-    print("\n".join(parts))
+    text = "\n".join(parts)
+    put(PAGE, "tables", f"\n{text}")
+    print(text)
 
 
 if __name__ == "__main__":

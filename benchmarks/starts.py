@@ -17,14 +17,11 @@ puts the table into `docs/starts.md`.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import math
 import random
-import resource
 import time
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +29,7 @@ from typing import Any
 import torch
 
 import fanin
-from audit import LARGEST, LIBRARIES, MEMORY, built, fewer, time_limit
+from audit import LARGEST, LIBRARIES, built, fewer, parser_of, prepare, time_limit
 from fanin.errors import FaninError
 from fanin.examples import made_up_inputs
 from fanin.graph import Graph
@@ -41,11 +38,11 @@ from fanin.observations import Kind, LayerSignal
 from fanin.plans import Plan
 from fanin.progress import track
 from fanin.signals import Signals
+from pages import put
 
 ROOT = Path(__file__).resolve().parent.parent
 STORE = ROOT / "docs" / "benchmarks" / "starts.json"
 PAGE = ROOT / "docs" / "starts.md"
-MARKS = ("<!-- starts -->", "<!-- /starts -->")
 NEAR, FAR = 10.0, 1e3
 PRODUCTS = ("linear", "conv", "mm", "einsum")
 CRITERIA = ("finite", "forward", "backward")
@@ -191,23 +188,15 @@ def _why(row: Row) -> list[str]:
 
 def main() -> None:
     """Run the comparison."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=LIBRARIES, action="append")
-    parser.add_argument("--limit", type=int, help="models of each library")
-    parser.add_argument("--stored", action="store_true", help="run nothing, print what is stored")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/starts.md")
-    options = parser.parse_args()
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    options = parser_of(__doc__, PAGE).parse_args()
+    prepare()
     store = json.loads(STORE.read_text(encoding="utf-8")) if STORE.exists() else {}
     for library in () if options.stored else options.only or LIBRARIES:
         sweep(library, store, options.limit)
     text = table(store)
     print(text)
     if options.write:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
-        PAGE.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
+        put(PAGE, "starts", text)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from torch import nn
 
+from configurations import shrunk
 from fanin.graph import Graph
 from fanin.models import torchvision_model
 from fanin.tracing import trace
+from pages import put
 
 ROOT = Path(__file__).resolve().parent.parent
 STORE = ROOT / "docs" / "benchmarks" / "tracing.json"
 PAGE = ROOT / "docs" / "tracing.md"
-MARKS = ("<!-- sweep -->", "<!-- /sweep -->")
 
 _LAYERS = (
     "num_hidden_layers num_layers n_layer n_layers encoder_layers decoder_layers num_encoder_layers num_decoder_layers "
@@ -71,20 +73,20 @@ def torchvision_models() -> Iterator[tuple[str, Builds]]:
 
 
 def transformers_models() -> Iterator[tuple[str, Builds]]:
-    """Every base model of transformers, from its default configuration cut to two layers."""
+    """Every base model of transformers: its default configuration cut to two layers; made narrow; whole."""
     from transformers import MODEL_MAPPING
 
     for configuration in MODEL_MAPPING:
         yield (
             configuration.model_type,
-            (lambda kind=configuration: _from(_cut(kind())), lambda kind=configuration: _from(kind())),
+            tuple(partial(_built, configuration, change) for change in (_cut, shrunk, lambda whole: whole)),
         )
 
 
-def _from(configuration: Any) -> nn.Module:
+def _built(kind: Callable[[], Any], change: Callable[[Any], Any]) -> nn.Module:
     from transformers import AutoModel
 
-    model: nn.Module = AutoModel.from_config(configuration)
+    model: nn.Module = AutoModel.from_config(change(kind()))
     return model
 
 
@@ -304,8 +306,7 @@ def main() -> None:
     text = tables(store)
     print(text)
     if options.write:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
-        PAGE.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}", encoding="utf-8")
+        put(PAGE, "sweep", text)
 
 
 def _sum(rows: dict[str, Row]) -> Row:
