@@ -269,6 +269,7 @@ OPENING = {"mean": 0.0, "std": 0.0, "rms": 0.0, "min": 0.0, "max": 0.0, "zero": 
         (BRANCH, {}, None),
         ({"activation": "silu"}, {}, "error"),  # no stream passes it by
         (BRANCH, {"grad_rms": 0.0}, "error"),  # nothing opens it
+        ({"activation": "silu", "exercised": False}, {}, None),  # the run did not say whether one is added to it
     ],
 )
 def test_zero_scale(where: dict[str, Any], changed: dict[str, Any], found: str | None) -> None:
@@ -326,6 +327,8 @@ def test_a_rare_class_is_no_saturation() -> None:
         prior = signal("fc.bias", (64,), mean=value, min=value, max=value, std=0.0, rms=-value)
         assert codes([bias], [prior], layer(0), flat).get("F304") == found
         assert codes([bias], [prior], layer(0), flat, layer(2)).get("F304") == "warning"
+        tanh = layer(1, Kind.ACTIVATION, target="tanh", saturated=0.8, seen=32)
+        assert codes([bias], [prior], layer(0), tanh).get("F304") == "warning"
 
 
 def test_a_stream_of_normed_branches_grows_by_their_number() -> None:

@@ -318,6 +318,16 @@ def test_a_detached_part_is_told_from_one_that_nothing_needs(detached: bool) -> 
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("size", [1.0, 1e-9])
+def test_influence_is_asked_beside_the_size_of_the_output(size: float) -> None:
+    class Small(DeadEnd):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return size * super().forward(x)
+
+    assert measure(Small(detached=True), draw(4, 8)).parameter("side.weight").influential
+    assert not measure(Small(detached=False), draw(4, 8)).parameter("side.weight").influential
+
+
 def test_nothing_of_a_run_stays_in_memory() -> None:
     model = nn.Sequential(nn.Linear(37, 41), nn.ReLU(), nn.Linear(41, 4))
     signals = measure(model, draw(4, 37))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -20,9 +21,9 @@ from fanin.schemes import Keep, Orthogonal, Packed, ScaledOrthogonal, VarianceSc
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
 
 
-def planned(build: object, *shape: int) -> Plan:
+def planned(build: Callable[[], nn.Module], *shape: int) -> Plan:
     with torch.random.fork_rng(devices=[]):
-        return fanin.plan(build(), torch.zeros(*shape))  # type: ignore[operator]
+        return fanin.plan(build(), torch.zeros(*shape))
 
 
 def stack(depth: int, activation: type[nn.Module]) -> nn.Sequential:

@@ -315,9 +315,10 @@ def test_sizes_that_depend_on_known_numbers_are_exact() -> None:
     [
         lambda total, index, y: total.index_add(0, index, y),
         lambda total, index, y: total.scatter_add(0, index[:, None].expand_as(y), y),
+        lambda total, index, y: total.scatter_reduce(0, index[:, None].expand_as(y), y, "sum"),
         lambda total, index, y: total.index_put((index,), y, accumulate=True),
     ],
-    ids=["index_add", "scatter_add", "index_put"],
+    ids=["index_add", "scatter_add", "scatter_reduce", "index_put"],
 )
 def test_rows_keep_their_numbers_where_messages_are_added_up(
     add: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],

@@ -59,7 +59,7 @@ def saturated_units(evidence: Evidence) -> Iterator[Finding]:
     """Activations that are mostly flat where they are used."""
     for layer in evidence.signals.of_kind(Kind.ACTIVATION):
         share = layer.saturated
-        if share is None or _prior(evidence, layer):
+        if share is None or ("sigmoid" in layer.target and _prior(evidence, layer)):
             continue
         if any(name in layer.target for name in BOUNDED) and share > SATURATED:
             severity = Severity.ERROR if share > MOSTLY_DEAD else Severity.WARNING

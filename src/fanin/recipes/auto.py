@@ -34,7 +34,7 @@ DEEP = 8
 GROWTH = 4.0
 """How much the square of a gradient may grow through a plain net before its gain is lowered towards criticality."""
 HEAD = 1.0
-"""Gain of an output layer: logits of unit variance cost half a nat at first, and smaller ones lost their races."""
+"""Gain of an output layer: logits of unit variance cost half a nat at first; smaller ones lost most races."""
 LONE_HEAD = 0.3
 """The same where it is the only weight: there is no layer below that needs its gradient."""
 
