@@ -92,6 +92,40 @@ class Recurrent(nn.Module):
         return self.head(self.layer(x)[0][:, -1])
 
 
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From what the input and the state bring, and the state, to the next state."""
+
+
+class HandWritten(nn.Module):
+    """A recurrence made of linear layers: the input and the state each have one, packed by gates."""
+
+    def __init__(
+        self, inputs: int, width: int, classes: int, step: Callable[[Tensor, Tensor, Tensor], Tensor], parts: int
+    ):
+        super().__init__()
+        self.inward, self.around = nn.Linear(inputs, parts * width), nn.Linear(width, parts * width, bias=False)
+        self.width, self.step = width, step
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(len(x), self.width)
+        for time in range(x.shape[1]):
+            state = self.step(self.inward(x[:, time]), self.around(state), state)
+        return self.head(state)
+
+
+def elman(inward: Tensor, around: Tensor, _: Tensor) -> Tensor:
+    """One step without gates."""
+    return torch.tanh(inward + around)
+
+
+def minimal_gates(inward: Tensor, around: Tensor, state: Tensor) -> Tensor:
+    """One step of a GRU."""
+    (r, z, n), (reset, update, new) = inward.chunk(3, -1), around.chunk(3, -1)
+    kept = torch.sigmoid(z + update)
+    return (1 - kept) * torch.tanh(n + torch.sigmoid(r + reset) * new) + kept * state
+
+
 def plain(depth: int, activation: Callable[[], nn.Module], width: int = 96) -> Callable[[], nn.Module]:
     """A plain deep network over digits."""
 

@@ -16,12 +16,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from race_models import (
+    HandWritten,
     Mixer,
     Recurrent,
     RecurrentLanguage,
     Transformer,
     autoencoder,
+    elman,
     gated,
+    minimal_gates,
     packed_gates,
     plain,
     plain_convolutions,
@@ -135,6 +138,9 @@ TASKS: tuple[Task, ...] = (
     Task("lstm-recall", lambda: Recurrent(nn.LSTM(8, 64, batch_first=True), 64, 8), recall_batch, "adam", 250),
     Task("rnn-recall", lambda: Recurrent(nn.RNN(8, 64, batch_first=True), 64, 8), recall_batch, "adam", 250),
     Task("gru-recall", lambda: Recurrent(nn.GRU(8, 64, batch_first=True), 64, 8), recall_batch, "adam", 250),
+    Task("rnn-written-recall", lambda: HandWritten(8, 64, 8, elman, 1), recall_batch, "adam", 250),
+    Task("gru-written-recall", lambda: HandWritten(8, 64, 8, minimal_gates, 3), recall_batch, "adam", 250),
+    Task("gru-written-adding", lambda: HandWritten(2, 48, 1, minimal_gates, 3), adding_batch, "adam", 300),
     Task("gru-rows", lambda: Recurrent(nn.GRU(8, 64, batch_first=True), 64, 10), ROWS, "adam", 150),
     Task("lstm-adding", lambda: Recurrent(nn.LSTM(2, 48, batch_first=True), 48, 1), adding_batch, "adam", 300),
     Task("gru-adding", lambda: Recurrent(nn.GRU(2, 48, batch_first=True), 48, 1), adding_batch, "adam", 300),

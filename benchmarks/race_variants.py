@@ -62,6 +62,17 @@ def harmonic(graph: Graph) -> dict[str, float]:
     return factors
 
 
+def spread(graph: Graph) -> dict[str, float]:
+    """The 1/√L of a branch, shared by all of its weights instead of borne by the last."""
+    inside = [node for node in graph if node.is_weight and node.stream is not None and not node.tamed_by]
+    sizes = Counter(node.stream for node in inside)
+    factors = {}
+    for node in inside:
+        share = node.stream_depth ** (-1 / 2 * node.stream_depth / sizes[node.stream])
+        factors[node.name] = share * (math.sqrt(node.stream_depth) if node.residual_last else 1.0)
+    return factors
+
+
 def gates_of_root(node: ParameterNode) -> Scheme | None:
     """Gates at their activation's gain, and the branch ÷ √L."""
     if not node.is_weight or node.stream is None:
@@ -91,7 +102,7 @@ def open_gate(value: float) -> Rule:
     return rule
 
 
-SCALES: dict[str, Callable[[Graph], dict[str, float]]] = {"harmonic": harmonic}
+SCALES: dict[str, Callable[[Graph], dict[str, float]]] = {"harmonic": harmonic, "spread": spread}
 VARIANTS: dict[str, Rule] = {
     "head-0.3": head(0.3),
     "head-0.6": head(0.6),

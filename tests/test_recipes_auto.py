@@ -16,7 +16,7 @@ from fanin.graph import Graph, ParameterNode, Role
 from fanin.plans import Plan
 from fanin.recipes import recipe_named
 from fanin.recipes.auto import HEAD, LONE_HEAD, tamed_gain
-from fanin.schemes import Keep, Orthogonal, Packed, ScaledOrthogonal, VarianceScaling, Zeros
+from fanin.schemes import Keep, Orthogonal, Packed, ScaledOrthogonal, VarianceScaling, Zeros, xavier_normal
 
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
 
@@ -138,6 +138,56 @@ def test_an_ungated_recurrence_leaves_the_state_room() -> None:
     gated = planned(lambda: nn.GRU(8, 64), 5, 2, 8)["weight_ih_l0"]
     assert plain.std == pytest.approx(math.sqrt(2 / 72))
     assert gated.block_std["n"] == pytest.approx(math.sqrt(1 / 8))
+
+
+class WrittenByHand(nn.Module):
+    """A GRU of two linear layers, or an Elman network."""
+
+    def __init__(self, gated: bool) -> None:
+        super().__init__()
+        self.gated, parts = gated, 3 if gated else 1
+        self.inward, self.around = nn.Linear(4, 8 * parts), nn.Linear(8, 8 * parts, bias=False)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = x.new_zeros(len(x), 8)
+        for time in range(x.shape[1]):
+            inward, around = self.inward(x[:, time]), self.around(state)
+            if self.gated:
+                (r, z, n), (reset, update, new) = inward.chunk(3, -1), around.chunk(3, -1)
+                kept = torch.sigmoid(z + update)
+                state = (1 - kept) * torch.tanh(n + torch.sigmoid(r + reset) * new) + kept * state
+            else:
+                state = torch.tanh(inward + around)
+        return self.head(state)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_recurrence_written_by_hand_starts_like_a_layer(gated: bool) -> None:
+    plan = planned(lambda: WrittenByHand(gated), 2, 5, 4)
+    written, around = plan["inward.weight"], plan["around.weight"]
+    assert around.node.feedback
+    assert written.node.feeds_state
+    assert not plan["head.weight"].node.feeds_state
+    assert written.node.stream is None, "the sum of two steps is no residual sum"
+    assert around.scheme == Orthogonal()
+    assert written.scheme == (VarianceScaling(1.0) if gated else xavier_normal())
+    assert len(written.node.blocks) == (3 if gated else 0)
+    assert sum(len(rows) for parts in written.node.blocks.values() for rows in parts) == (24 if gated else 0)
+
+
+def test_layers_that_share_weights_through_depth_are_no_recurrence() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for _ in range(3):
+                x = torch.relu(self.second(torch.relu(self.first(x))))
+            return x
+
+    assert not any(row.node.feedback or row.node.feeds_state for row in planned(Shared, 2, 8))
 
 
 def test_a_branch_that_its_activation_bounds_is_divided_by_the_fourth_root() -> None:

@@ -85,6 +85,7 @@ class ParameterNode:
         stream: the residual stream that its branch adds into.
         stream_depth: how many branches are added into that stream.
         feedback: it multiplies what its own layer put out before, as a recurrent weight does.
+        feeds_state: its output is added to that of a weight with feedback, as the input of a recurrence is.
         output: nothing but the model's output comes after it.
         depth: its place among the weights in order of execution, from 0.
         exercised: the traced run used it.
@@ -113,6 +114,7 @@ class ParameterNode:
     stream: int | None = None
     stream_depth: int = 0
     feedback: bool = False
+    feeds_state: bool = False
     output: bool = False
     depth: int | None = None
     exercised: bool = True

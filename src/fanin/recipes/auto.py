@@ -47,7 +47,8 @@ def auto(graph: Graph) -> Plan:
     tied = any(node.role == Role.EMBEDDING and node.aliases for node in nodes)
     head = HEAD if sum(node.is_weight for node in nodes) > 1 else LONE_HEAD
     passed = 1.0 if normed else _passed(nodes)
-    chooser = _Chooser(plain_depth(graph), head, not normed and _multiplies(nodes), passed, tied)
+    gated_state = any(map(_squashes, {name for node in nodes if node.feedback for name in _activations(node)}))
+    chooser = _Chooser(plain_depth(graph), head, not normed and _multiplies(nodes), passed, tied, gated_state)
     return Plan.of(graph, "auto", chooser.choose)
 
 
@@ -57,7 +58,7 @@ def plain_depth(graph: Graph) -> int:
     >>> plain_depth(Graph(()))
     0
     """
-    if any(_is_normed(node) or node.stream is not None for node in graph):
+    if any(_is_normed(node) or node.stream is not None or node.feedback for node in graph):
         return 0
     weights = [node for node in graph if node.role in (Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE)]
     if any({"softmax_q", "attention_value", "gate_value"}.intersection(_activations(node)) for node in weights):
@@ -107,9 +108,11 @@ class _Chooser:
     """The share of the power that bounded gates in the branches of a net without norms let pass; else 1."""
     tied: bool
     """An embedding that is the output layer as well."""
+    gated_state: bool
+    """Gates in a recurrence, of a layer or written by hand."""
 
     def choose(self, node: ParameterNode) -> tuple[Scheme, str]:
-        if node.role == Role.RECURRENT and not node.feedback and not node.axes.blocks:
+        if node.feeds_state and not (node.axes.blocks or self.gated_state):
             return xavier_normal(), "input of a recurrence without gates: Xavier, so that it leaves the state room"
         if node.role in WEIGHTS:
             return for_each_block(node, lambda weight, activation: self._weight(weight, activation))
@@ -128,9 +131,9 @@ class _Chooser:
 
     def _weight(self, node: ParameterNode, activation: str | None) -> tuple[Scheme, str]:
         fan_in = f"fan_in {node.fans.fan_in:g}"
-        if node.feedback:
+        if node.feedback or (node.role == Role.RECURRENT and not node.feeds_state):
             return Orthogonal(), "recurrent: an orthogonal matrix keeps the state's length over time"
-        if node.role == Role.RECURRENT:
+        if node.feeds_state:
             return VarianceScaling(1.0), f"input of recurrent gates: gain 1, as much as the state brings, {fan_in}"
         if node.output and not node.norm_after:
             return VarianceScaling(self.head**2), f"output layer: gain {self.head:g}, {fan_in}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from fanin.fans import ELEMENTWISE, EMBEDDING, Axes, Block, even_blocks
@@ -15,11 +17,13 @@ from fanin.tracing.passages import LAST, Terminal
 from fanin.tracing.records import Operation, Value
 from fanin.tracing.roles import role_of
 from fanin.tracing.uses import Use, find_uses
-from fanin.tracing.vocabulary import CONTRACTIONS, PAIRS, RECURRENCES, VIEWS
+from fanin.tracing.vocabulary import CONTRACTIONS, MOVES, PAIRS, RECURRENCES, SUMS, VIEWS
 from fanin.tracing.walks import Walker
 
 _LAYERS = frozenset({Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE, Role.EMBEDDING})
 _SHAPED = frozenset({*_LAYERS, Role.BIAS})
+_SIGNAL_WEIGHTS = WEIGHTS - {Role.RECURRENT}
+"""Weights of which the record tells whether they feed back; of recurrent layers their names do."""
 _CONFIDENCE = {"fake": 1.0, "optimistic": 0.8, "real": 1.0}
 
 Fields = dict[str, Any]
@@ -72,6 +76,9 @@ class Assembler:
         fields["reparametrized"] = use.reparametrized
         fields["axes"] = self._axes(base, role, use)
         fields.update(self._after(role, use))
+        if role in _SIGNAL_WEIGHTS:
+            fields["feedback"] = any(other.operation.index in self._fed_back for other in same)
+            fields["feeds_state"] = not fields["feedback"] and any(self._feeds_state(other) for other in same)
         self._pack(base, role, same, fields)
         fields["confidence"] = self._confidence(base, fields)
         fields["evidence"] = self._evidence(use, fields)
@@ -166,6 +173,36 @@ class Assembler:
             fields["stream"] = enclosing.stream
             fields["stream_depth"] = walker.residuals.depths[enclosing.stream]
         return fields
+
+    @cached_property
+    def _fed_back(self) -> frozenset[int]:
+        """Where weights take in what they put out at the step before, with no other weight in between."""
+        found: set[int] = set()
+        for uses in self._uses.values():
+            contracting = [(use, data) for use in uses if (data := _data(use)) is not None]
+            for (before, _), (after, data) in pairwise(contracting):
+                made = before.operation.output
+                if self._walker.flow.descends(data, made) and self._walker.flow.reaches_unweighted(made, data):
+                    found |= {before.operation.index, after.operation.index}
+        return frozenset(found)
+
+    def _feeds_state(self, use: Use) -> bool:
+        """Whether what a weight puts out is added, through moves, to what a weight with feedback puts out."""
+        if not self._fed_back:
+            return False
+        waiting = [use.operation.output]
+        while waiting:
+            value = waiting.pop()
+            for user in value.users:
+                if user.target in SUMS and any(self._from_state(value) for value in activations_of(user)):
+                    return True
+                if user.target in MOVES:
+                    waiting += user.outputs
+        return False
+
+    def _from_state(self, value: Value) -> bool:
+        chain = self._walker.flow.back_chain(value)
+        return any(before.producer is not None and before.producer.index in self._fed_back for before in chain)
 
     def _pack(self, base: ParameterNode, role: Role, uses: list[Use], fields: Fields) -> None:
         axes: Axes = fields["axes"]

@@ -49,6 +49,7 @@ class Flow:
             if value.is_float and value.space >= Space.WEIGHT:
                 self.bits[value.id] = 1 << len(self.bits)
         self._by_bit = list(self.bits)
+        self.parameters = sum(self.bits[value.id] for value in run.parameters.values() if value.id in self.bits)
         for operation in run.operations:
             self._descend(operation)
 
@@ -115,6 +116,21 @@ class Flow:
         signals = [given for name, given in operation.inputs if carries(operation, name) and is_signal(given)]
         unique = {given.id: given for given in signals}
         return next(iter(unique.values())) if len(unique) == 1 else None
+
+    def reaches_unweighted(self, start: Value, end: Value) -> bool:
+        """Whether a way leads from a value to a later one on which no weight contracts the signal."""
+        last = end.producer.index if end.producer else -1
+        waiting, seen = [start], {start.id}
+        while waiting:
+            value = waiting.pop()
+            if value is end:
+                return True
+            for user in value.users:
+                if user.index <= last and not contracts(user):
+                    fresh = [made for made in user.outputs if made.id not in seen and self.descends(end, made)]
+                    seen.update(made.id for made in fresh)
+                    waiting += fresh
+        return False
 
     @cached_property
     def weight_operations(self) -> list[Operation]:

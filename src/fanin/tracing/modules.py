@@ -244,8 +244,8 @@ def _recurrent(module: nn.Module, name: str) -> Description:
     if name.startswith("bias"):
         return _bias(default, axes=Axes((), (0,), blocks=blocks), activation=activation)
     axes = Axes(blocks=blocks)
-    feedback = name.startswith("weight_hh")
-    return {"role": Role.RECURRENT, "axes": axes, "default": default, "activation": activation, "feedback": feedback}
+    place = {"feedback": name.startswith("weight_hh"), "feeds_state": name.startswith("weight_ih")}
+    return {"role": Role.RECURRENT, "axes": axes, "default": default, "activation": activation, **place}
 
 
 def _prelu(module: nn.Module, name: str) -> Description:

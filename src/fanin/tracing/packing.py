@@ -78,13 +78,17 @@ class Packing:
 
 
 def _blocks(keys: list[Key], owners: torch.Tensor) -> tuple[Block, ...]:
-    """The blocks in the order of their first rows; rows that nothing meets come last."""
+    """The blocks in the order of their first rows, each name once; rows that nothing meets come last."""
     members = [(key, torch.nonzero(owners == place).flatten().tolist()) for place, key in enumerate(keys)]
     named = sorted(((key, rows) for key, rows in members if rows), key=lambda pair: pair[1][0])
     idle = torch.nonzero(owners < 0).flatten().tolist()
     if named and idle:
         named.append((("unused", None), idle))
-    return tuple(Block(name, as_ranges(rows), activation) for (name, activation), rows in named)
+    names: list[str] = []
+    for name, activation in (key for key, _ in named):
+        choices = (name, activation or "unknown", *(f"{name}{number}" for number in range(2, len(named) + 2)))
+        names.append(next(choice for choice in choices if choice not in names))
+    return tuple(Block(name, as_ranges(rows), key[1]) for name, (key, rows) in zip(names, named, strict=True))
 
 
 def _block_key(terminal: Terminal) -> tuple[str, str | None]:

@@ -79,11 +79,17 @@ class Residuals:
         skip, branch = (second, first) if bent[0] else (first, second)
         if not flow.between(root, skip, flow.weighted) or not self._weight_behind_bend(root, branch):
             return None
+        if self._weights_since(root, skip) & self._weights_since(root, branch):
+            return None  # one weight on both ways: a step of a recurrence, and the step before it
         return Residual(operation, skip, branch, root, projected=True, branches=self._count(branch, root))
 
     def _bends(self, value: Value, root: Value) -> bool:
         """Whether a non-linearity lies between the two."""
         return bool(self._flow.between(root, value, self._flow.nonlinear))
+
+    def _weights_since(self, root: Value, value: Value) -> int:
+        """The parameters that act between the two, as a set of bits."""
+        return self._flow.lineage(value) & self._flow.parameters & ~self._flow.lineage(root)
 
     def _weight_behind_bend(self, root: Value, branch: Value) -> bool:
         """Whether a layer follows a non-linearity in a branch: a reparametrized sample μ + ε·exp(s) is no residual."""
