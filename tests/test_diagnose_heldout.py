@@ -1,4 +1,4 @@
-"""Faults that were written down, with their place and codes, before the rules had seen them.
+"""Faults that were written down, with their place and codes, before the rules had seen them, by who wrote the rules.
 
 At the first run the rules found 34 of the 36. Filters copied in pairs were called F103, a block repeated, which is
 right too and was added to what they may be called; a recurrence of gain five was missed, and is found since.

@@ -176,15 +176,38 @@ def test_a_recurrence_written_by_hand_starts_like_a_layer(gated: bool) -> None:
     assert sum(len(rows) for parts in written.node.blocks.values() for rows in parts) == (24 if gated else 0)
 
 
+def test_a_reset_gate_of_its_own_layer_is_part_of_the_recurrence() -> None:
+    class Reset(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.reset, self.update, self.new = (nn.Linear(12, 8) for _ in range(3))
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            state = x.new_zeros(len(x), 8)
+            for time in range(x.shape[1]):
+                both = torch.cat([x[:, time], state], -1)
+                kept = torch.sigmoid(self.update(both))
+                new = self.new(torch.cat([x[:, time], torch.sigmoid(self.reset(both)) * state], -1))
+                state = kept * state + (1 - kept) * torch.tanh(new)
+            return self.head(state)
+
+    plan = planned(Reset, 2, 5, 4)
+    fed_back = {row.node.name for row in plan if row.node.feedback}
+    assert fed_back == {"reset.weight", "update.weight", "new.weight"}
+
+
 def test_layers_that_share_weights_through_depth_are_no_recurrence() -> None:
     class Shared(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first, self.second = nn.Linear(8, 8), nn.Linear(8, 8)
+            self.first, self.second, self.around = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             for _ in range(3):
                 x = torch.relu(self.second(torch.relu(self.first(x))))
+            for _ in range(3):
+                x = x + self.around(x)
             return x
 
     assert not any(row.node.feedback or row.node.feeds_state for row in planned(Shared, 2, 8))

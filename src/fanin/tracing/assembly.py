@@ -176,15 +176,28 @@ class Assembler:
 
     @cached_property
     def _fed_back(self) -> frozenset[int]:
-        """Where weights take in what they put out at the step before, with no other weight in between."""
+        """Where weights take in what they put out at the step before, with no weight in between but such.
+
+        A layer that a residual stream passes again and again, as a shared position encoding, is none of them.
+        """
+        contracting = [[use for use in uses if _data(use) is not None] for uses in self._uses.values()]
         found: set[int] = set()
-        for uses in self._uses.values():
-            contracting = [(use, data) for use in uses if (data := _data(use)) is not None]
-            for (before, _), (after, data) in pairwise(contracting):
-                made = before.operation.output
-                if self._walker.flow.descends(data, made) and self._walker.flow.reaches_unweighted(made, data):
-                    found |= {before.operation.index, after.operation.index}
+        before = -1
+        while len(found) > before:
+            before = len(found)
+            for uses in contracting:
+                loops = any(self._loops(use, later, found) for use, later in pairwise(uses))
+                if loops and "residual_last" not in self._stream(Role.LINEAR, uses[-1], _data(uses[-1])):
+                    found.update(use.operation.index for use in uses)
         return frozenset(found)
+
+    def _loops(self, use: Use, later: Use, passed: set[int]) -> bool:
+        data, made = _data(later), use.operation.output
+        return (
+            data is not None
+            and self._walker.flow.descends(data, made)
+            and self._walker.flow.reaches(made, data, passed)
+        )
 
     def _feeds_state(self, use: Use) -> bool:
         """Whether what a weight puts out is added, through moves, to what a weight with feedback puts out."""

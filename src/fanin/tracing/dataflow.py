@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from functools import cached_property
 
 from fanin.tracing.records import Operation, Run, Space, Value
@@ -117,8 +117,14 @@ class Flow:
         unique = {given.id: given for given in signals}
         return next(iter(unique.values())) if len(unique) == 1 else None
 
-    def reaches_unweighted(self, start: Value, end: Value) -> bool:
-        """Whether a way leads from a value to a later one on which no weight contracts the signal."""
+    def reaches(self, start: Value, end: Value, passed: Container[int] = ()) -> bool:
+        """Whether a way leads from a value to a later one on which no weight contracts the signal.
+
+        Args:
+            start: where the way begins.
+            end: where it ends.
+            passed: contractions, by their index, that do not count.
+        """
         last = end.producer.index if end.producer else -1
         waiting, seen = [start], {start.id}
         while waiting:
@@ -126,7 +132,7 @@ class Flow:
             if value is end:
                 return True
             for user in value.users:
-                if user.index <= last and not contracts(user):
+                if user.index <= last and (user.index in passed or not contracts(user)):
                     fresh = [made for made in user.outputs if made.id not in seen and self.descends(end, made)]
                     seen.update(made.id for made in fresh)
                     waiting += fresh
