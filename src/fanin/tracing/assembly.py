@@ -17,7 +17,7 @@ from fanin.tracing.passages import LAST, Terminal
 from fanin.tracing.records import Operation, Value
 from fanin.tracing.roles import role_of
 from fanin.tracing.uses import Use, find_uses
-from fanin.tracing.vocabulary import CONTRACTIONS, MOVES, PAIRS, RECURRENCES, SUMS, VIEWS
+from fanin.tracing.vocabulary import CONTRACTIONS, MOVES, PAIRS, PRODUCTS, RECURRENCES, SUMS, VIEWS
 from fanin.tracing.walks import Walker
 
 _LAYERS = frozenset({Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE, Role.EMBEDDING})
@@ -85,10 +85,16 @@ class Assembler:
         return replace(base, **fields)
 
     def _primary(self, roles: list[Role], uses: list[Use]) -> tuple[Role, Use]:
-        """The first use in execution order; a table that is also read as a matrix stays a table."""
-        for wanted in (Role.EMBEDDING,):
-            if wanted in roles:
-                return wanted, uses[roles.index(wanted)]
+        """The first use in execution order; a table that is also read as a matrix stays a table.
+
+        What is added at first and a factor of signals later is a factor: a decay, times a state that starts at zero.
+        """
+        if Role.EMBEDDING in roles:
+            return Role.EMBEDDING, uses[roles.index(Role.EMBEDDING)]
+        if roles[0] == Role.POSITION:
+            for role, use in zip(roles, uses, strict=True):
+                if role == Role.OTHER and use.operation.target in PRODUCTS:
+                    return role, use
         return roles[0], uses[0]
 
     def _axes(self, base: ParameterNode, role: Role, use: Use) -> Axes:
