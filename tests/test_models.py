@@ -105,6 +105,8 @@ def test_models_that_compute_with_their_weights_are_built_for_real() -> None:
         ("fanin_test_factories:bild", "did you mean 'build'"),
         ("fanin_test_factories:wrong", "gives a int"),
         ("no_such_module_at_all:build", "no module 'no_such_module_at_all'"),
+        ("resnet18", "write instead: timm/resnet18"),
+        ("models/mine.py:build", "write instead: models.mine:build"),
     ],
 )
 def test_says_what_is_meant(spec: str, words: str) -> None:

@@ -79,7 +79,7 @@ def load(spec: str, *, small: bool = False, meta: bool = False, samples: int = 1
             compose(
                 f"the model {spec!r}",
                 "library/name with timm, torchvision or transformers, or package.module:factory",
-                instead="fanin plan timm/resnet50, or fanin plan mymodels:build",
+                instead=f"timm/{spec.rpartition('/')[2] or 'resnet50'}, or mymodels:build",
             )
         )
     with seeded(0), blamed(f"{spec}, which fails when it is built", "a model that can be built"):
@@ -111,6 +111,9 @@ def imported(spec: str) -> Any:
                 f"{spec!r}: no module {error.name!r}",
                 "a module that can be imported from here",
                 "it is looked for in the working directory and among the installed packages",
+                instead=f"{'.'.join(Path(module_name).with_suffix('').parts)}:{name}"
+                if module_name.endswith(".py")
+                else "",
             )
         ) from None
     for part in name.split("."):
