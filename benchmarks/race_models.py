@@ -99,9 +99,7 @@ Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 class HandWritten(nn.Module):
     """A recurrence made of linear layers: the input and the state each have one, packed by gates."""
 
-    def __init__(
-        self, inputs: int, width: int, classes: int, step: Callable[[Tensor, Tensor, Tensor], Tensor], parts: int
-    ):
+    def __init__(self, inputs: int, width: int, classes: int, step: Step, parts: int) -> None:
         super().__init__()
         self.inward, self.around = nn.Linear(inputs, parts * width), nn.Linear(width, parts * width, bias=False)
         self.width, self.step = width, step
@@ -114,13 +112,13 @@ class HandWritten(nn.Module):
         return self.head(state)
 
 
-def elman(inward: Tensor, around: Tensor, _: Tensor) -> Tensor:
-    """One step without gates."""
+def elman_step(inward: Tensor, around: Tensor, _: Tensor) -> Tensor:
+    """A recurrence without gates."""
     return torch.tanh(inward + around)
 
 
-def minimal_gates(inward: Tensor, around: Tensor, state: Tensor) -> Tensor:
-    """One step of a GRU."""
+def gru_step(inward: Tensor, around: Tensor, state: Tensor) -> Tensor:
+    """A GRU, whose reset gate acts on what the state brings, as torch's does."""
     (r, z, n), (reset, update, new) = inward.chunk(3, -1), around.chunk(3, -1)
     kept = torch.sigmoid(z + update)
     return (1 - kept) * torch.tanh(n + torch.sigmoid(r + reset) * new) + kept * state

@@ -193,9 +193,14 @@ class Assembler:
             before = len(found)
             for uses in contracting:
                 loops = any(self._loops(use, later, found) for use, later in pairwise(uses))
-                if loops and "residual_last" not in self._stream(Role.LINEAR, uses[-1], _data(uses[-1])):
+                if loops and not self._ends_branch(uses[-1]):
                     found.update(use.operation.index for use in uses)
         return frozenset(found)
+
+    def _ends_branch(self, use: Use) -> bool:
+        data = _data(use)
+        last = self._walker.last_of(use.operation, data) if data is not None else None
+        return last is not None and last.residual is not None
 
     def _loops(self, use: Use, later: Use, passed: set[int]) -> bool:
         data, made = _data(later), use.operation.output
