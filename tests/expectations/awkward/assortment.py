@@ -1,7 +1,7 @@
 """What the other files have not: recurrences, routings, filters and fused weights of many kinds.
 
-The expectations of these eighteen were written after most of the tracer, by somebody who had not seen it; at their
-first run 164 of 166 parameters were right.
+The expectations of these eighteen were written after most of the tracer, by somebody who had not seen it; at the
+first run, as they reported, 164 of 166 parameters were right.
 """
 
 from __future__ import annotations
