@@ -3,7 +3,9 @@
 Plain and measured runs take turns, so that a change of the machine's load hits both; the ratio of the medians is
 printed. Processor time is counted, not the clock's. The trace is not part of it: it is made once for a model.
 
-    python benchmarks/measuring.py [--rounds 5] [--batch 16] [--threads 1]
+    python benchmarks/measuring.py [--rounds 5] [--batch 16] [--threads 1] [--write]
+
+``--write`` puts what is printed into `docs/speed.md`.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +25,9 @@ from torch import nn
 from fanin.measuring import measure
 from fanin.tracing import trace
 from fanin.tracing.tracer import as_call
+from pages import put
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "speed.md"
 
 Case = tuple[str, nn.Module, Any]
 
@@ -65,11 +71,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--write", action="store_true", help="put the table into docs/speed.md")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {platform.machine()}, {options.threads} threads, batch {options.batch}")
-    print(f"{'model':32} {'plain s':>8} {'measured s':>11} {'ratio':>6}")
+    where = f"torch {torch.__version__}, {platform.machine()}, {options.threads} threads, batch {options.batch}"
+    lines = [f"{where}, {time.strftime('%Y-%m-%d')}", f"{'model':32} {'plain s':>8} {'measured s':>11} {'ratio':>6}"]
+    print(*lines, sep="\n")
     for name, model, inputs in cases(options.batch):
         graph = trace(model, inputs)
         plain, measured = [], []
@@ -82,7 +90,10 @@ def main() -> None:
                 plain.append(times[0])
                 measured.append(times[1])
         middle, beside = statistics.median(plain), statistics.median(measured)
-        print(f"{name:32} {middle:8.3f} {beside:11.3f} {beside / middle:6.2f}", flush=True)
+        lines.append(f"{name:32} {middle:8.3f} {beside:11.3f} {beside / middle:6.2f}")
+        print(lines[-1], flush=True)
+    if options.write:
+        put(PAGE, "measuring", "\n".join(("```text", *lines, "```")))
 
 
 if __name__ == "__main__":
