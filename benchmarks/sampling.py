@@ -4,8 +4,10 @@
     python benchmarks/sampling.py --tails        # also a billion draws, to count what lies beyond 4σ and 5σ
 
 Every figure is the median of several runs; the contestants take turns, so that a busy machine slows all of them. Before
-each run there is a pause: torch's idle threads spin for a while and would take a core from whoever comes next. Rounds
-during which other processes used the machine are repeated, for ten minutes at most.
+each run there is a pause, for torch's idle threads spin for a while and would take a core from whoever comes next, and
+then a run that does not count: a model's tensors follow one another, and a virtual machine's processors that have
+fallen asleep would serve only the later ones. Rounds during which other processes used the machine are repeated, for
+ten minutes at most.
 """
 
 from __future__ import annotations
@@ -40,10 +42,8 @@ Row = dict[str, Any]
 
 
 def race(runs: int, *contestants: Callable[[], object]) -> list[list[float]]:
-    """Time contestants in turns, after a first round that does not count; return each one's milliseconds by round."""
+    """Time contestants in turns; return each one's milliseconds by round."""
     times: list[list[float]] = [[] for _ in contestants]
-    for contestant in contestants:
-        contestant()
     while len(times[0]) < runs:
         before, round_begin = others_seconds(), time.perf_counter()
         taken = [timed(contestant) for contestant in contestants]
@@ -57,6 +57,7 @@ def race(runs: int, *contestants: Callable[[], object]) -> list[list[float]]:
 
 def timed(contestant: Callable[[], object]) -> float:
     time.sleep(PAUSE)
+    contestant()
     begin = time.perf_counter()
     contestant()
     return (time.perf_counter() - begin) * 1e3

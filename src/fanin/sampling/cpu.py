@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from fanin.sampling import kernels, philox, reflections, variates
-from fanin.sampling.distributions import Normal, NormalConstants, RandomLaw, UniformConstants, resolve
+from fanin.sampling.distributions import Normal, NormalConstants, RandomLaw, Uniform, UniformConstants, resolve
 from fanin.sampling.polynomials import DOUBLE, SINGLE, Precision
 from fanin.sampling.regions import Piece, Region
 from fanin.sampling.threads import share
@@ -33,12 +33,13 @@ def fill(
     """Write the values of a region into a flat CPU tensor of one of `DTYPES`; compare `device.fill`."""
     precision = DOUBLE if flat.dtype is torch.float64 else SINGLE
     numbers = _prepare(law, precision)
+    block = kernels.SHORT_BLOCK if isinstance(law, Uniform) else kernels.BLOCK
     stream = _stream(key, lane, part)
     memory = _memory(flat)
 
     def draw(piece: Piece) -> None:
         out = memory[piece.at : piece.at + piece.size]
-        kernels.fill_runs(out, piece.starts, piece.length, stream, numbers, _scratch(precision))
+        kernels.fill_runs(out, piece.starts, piece.length, stream, numbers, _scratch(precision, block))
 
     most = min(max(flat.numel() // (4 * torch.get_num_threads()), _ALONE), _MOST)
     share(draw, within.pieces(most), helpers=flat.numel() > _ALONE)
@@ -88,8 +89,8 @@ def _stream(key: int, lane: int, part: int) -> npt.NDArray[np.uint64]:
     return np.array([*philox.key_words(key), philox.counter_word(lane, low=False), part], np.uint64)
 
 
-def _scratch(precision: Precision) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    size = kernels.BLOCK * kernels.GROUP
+def _scratch(precision: Precision, block: int = kernels.BLOCK) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    size = block * kernels.GROUP
     return np.empty(size, precision.word), np.empty(size, precision.scalar)
 
 

@@ -21,6 +21,8 @@ DIRECT = 16
 """Whole groups of one run, from which on they are drawn by themselves, where they belong."""
 BLOCK = 64
 """Groups in a block: 4096 words and as many values are 32 KiB in single precision."""
+SHORT_BLOCK = 32
+"""The same for a law whose values cost less than their words: memory then takes short bursts, while words are drawn."""
 
 ROUNDS = philox.ROUNDS
 MULTIPLIER_0, MULTIPLIER_1 = (np.uint64(multiplier) for multiplier in philox.MULTIPLIERS)
@@ -39,10 +41,11 @@ def fill_runs(out: Any, starts: Any, length: Any, stream: Any, numbers: Any, scr
         length: of each run.
         stream: uint64, the two key words and the third and fourth counter word.
         numbers: the law; for each kind another kernel is compiled.
-        scratch: BLOCK · GROUP words and as many values.
+        scratch: the words of a block of groups, and as many values.
     """
     words, values = scratch
-    line, groups, sources, sizes, places = np.empty((5, BLOCK), np.int64)
+    block = len(words) // GROUP
+    line, groups, sources, sizes, places = np.empty((5, block), np.int64)
     at, pending, spans = 0, 0, 0
     for run in range(len(starts)):
         position, end = starts[run], starts[run] + length
@@ -50,7 +53,7 @@ def fill_runs(out: Any, starts: Any, length: Any, stream: Any, numbers: Any, scr
             skip = position % GROUP
             whole = (end - position - (GROUP - skip) % GROUP) // GROUP
             if skip == 0 and whole >= DIRECT:
-                whole = min(whole, BLOCK)
+                whole = min(whole, block)
                 size = whole * GROUP
                 for g in range(whole):
                     line[g] = position // GROUP + g
@@ -59,7 +62,7 @@ def fill_runs(out: Any, starts: Any, length: Any, stream: Any, numbers: Any, scr
                 draw_values(words, target, numbers)
                 deliver(out, at, target)
             else:
-                touched = 1 if whole >= DIRECT else min((skip + end - position + GROUP - 1) // GROUP, BLOCK - pending)
+                touched = 1 if whole >= DIRECT else min((skip + end - position + GROUP - 1) // GROUP, block - pending)
                 size = min(touched * GROUP - skip, end - position)
                 for g in range(touched):
                     groups[pending + g] = position // GROUP + g
@@ -67,7 +70,7 @@ def fill_runs(out: Any, starts: Any, length: Any, stream: Any, numbers: Any, scr
                 pending, spans = pending + touched, spans + 1
             position += size
             at += size
-            if pending == BLOCK or (pending > 0 and position == end and run == len(starts) - 1):
+            if pending == block or (pending > 0 and position == end and run == len(starts) - 1):
                 draw_words(words, groups[:pending], stream)
                 draw_values(words, values[: pending * GROUP], numbers)
                 for span in range(spans):
