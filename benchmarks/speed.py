@@ -36,12 +36,16 @@ def fills(record: dict[str, Any]) -> str:
 
 
 def starts(record: dict[str, Any]) -> str:
+    used, fresh = record["memory"].values()
     rows = []
-    for name, median in record["medians"].items():
-        times = record["times_faster"].get(name)
-        rows.append([name, f"{median['seconds']:.1f}", f"{median['processor_seconds']:.1f}"])
-        rows[-1] += [f"{times:.1f}" if times else "", f"{median['peak_over_weights']:.3f}"]
-    return table("who | s | processor s | times faster | peak memory over weights", rows)
+    for name, found in fresh["medians"].items():
+        row = [name]
+        for measured in (used, fresh):
+            times = measured["times_faster"].get(name)
+            row += [f"{measured['medians'][name]['seconds']:.1f}", f"**{times:.1f}**" if times else ""]
+        rows.append([*row, f"{found['peak_over_weights']:.3f}"])
+    heads = [f"memory {memory}: s | times faster" for memory in record["memory"]]
+    return table(f"who | {' | '.join(heads)} | peak memory over weights", rows)
 
 
 def ranks(record: dict[str, Any]) -> str:

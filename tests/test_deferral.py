@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import re
 import subprocess
 import sys
 import weakref
@@ -14,6 +16,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 import fanin
+from fanin import memory
 from fanin.deferral import LARGE, deferred
 from fanin.errors import ApplyError
 from fanin.schemes import Normal
@@ -211,3 +214,29 @@ def test_memory_grows_by_the_weights_and_little_else() -> None:
         grown.append([int(word) for word in run.stdout.split()])
     (small, small_weights), (large, large_weights) = grown
     assert large - small <= 1.1 * (large_weights - small_weights)
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="no large pages on this system")
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="the system does not tell how memory is backed")
+@pytest.mark.parametrize(("patience", "expected"), [(60.0, ["hg", "hg"]), (0.0, ["nh", ""])])
+def test_large_weights_ask_for_large_pages_until_one_comes_late(
+    patience: float, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "SLOW", patience)
+    monkeypatch.setattr(memory, "REST", 1e9)
+    monkeypatch.setattr(memory, "_asked_again_at", 0.0)
+    size = 64 * 2**20 // 4  # larger than what malloc takes from the heap
+    model = built(lambda: nn.Sequential(nn.Linear(size // 1024, 1024), nn.Linear(size // 1024, 1024)), larger_than=0)
+    fanin.initialize(model, recipe="he", device="cpu")
+    assert [advice(layer.weight) for layer in model] == expected
+
+
+def advice(weight: torch.Tensor) -> str:
+    """What /proc/self/smaps says of the pages in the middle of a tensor: ``hg`` for large ones, ``nh`` for none."""
+    address, inside = weight.data_ptr() + weight.nbytes // 2, False
+    for line in Path("/proc/self/smaps").read_text(encoding="utf-8").splitlines():
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(found[1], 16) <= address < int(found[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return next((flag for flag in ("hg", "nh") if flag in line.split()), "")
+    raise AssertionError(f"no mapping holds {address:#x}")

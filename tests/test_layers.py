@@ -28,6 +28,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "verification",
         "planning",
         "deferral",
+        "memory",
         "sharding",
         "measuring",
         "diagnosing",

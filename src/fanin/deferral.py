@@ -12,6 +12,9 @@ from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
+from fanin import sharding
+from fanin.memory import prefer_large_pages
+
 LARGE = 2**16
 """Parameters of more elements than this are deferred: 256 KB in single precision."""
 
@@ -139,6 +142,7 @@ def materialize_(parameter: nn.Parameter, device: torch.device | str, model: nn.
     to it, which forbids that, it is replaced wherever the model has it.
     """
     made = like(parameter, device)
+    prefer_large_pages(sharding.local(made))
     try:
         _swap(parameter, made)
     except RuntimeError:
