@@ -16,6 +16,7 @@ from fanin.graph import Graph, ParameterNode, Role
 from fanin.plans import Plan
 from fanin.recipes import recipe_named
 from fanin.recipes.auto import HEAD, LONE_HEAD, tamed_gain
+from fanin.recipes.lengths import stable_length
 from fanin.schemes import Keep, Orthogonal, Packed, ScaledOrthogonal, VarianceScaling, Zeros, xavier_normal
 
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
@@ -279,3 +280,46 @@ def test_the_bias_of_a_rate_is_kept() -> None:
     plan = fanin.plan(model, torch.zeros(2, 8, dtype=torch.long))
     assert isinstance(plan["backbone.layers.0.mixer.dt_proj.bias"].scheme, Keep)
     assert plan["backbone.layers.0.mixer.conv1d.bias"].scheme == Zeros()
+
+
+@pytest.mark.parametrize(("activation", "depth"), [(nn.GELU, 40), (nn.SiLU, 40), (nn.Softplus, 20)])
+def test_smooth_rectifiers_run_where_they_keep_lengths_and_gradients(activation: type[nn.Module], depth: int) -> None:
+    """A deviation of the length stays what it was, the signal is as long as predicted, and the gradient arrives."""
+    width = 256
+    with torch.random.fork_rng(devices=[]):
+        inner = [layer for _ in range(depth - 2) for layer in (nn.Linear(width, width), activation())]
+        model = nn.Sequential(nn.Linear(64, width), activation(), *inner, nn.Linear(width, 10))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 64, generator=generator)
+    plan = fanin.initialize(model, x, seed=0)
+    (name,) = {plan[f"{2 * layer}.weight"].node.activation for layer in range(depth - 1)}
+    running = stable_length(name, depth)
+    assert running is not None
+    assert plan["0.weight"].scheme == ScaledOrthogonal(running.std)
+    assert plan["2.weight"].scheme == ScaledOrthogonal(running.gain)
+    hidden = model[:-1]
+    with torch.no_grad():
+        powers = [hidden(factor * x).square().mean().item() for factor in (1.0, 1.1)]
+    assert 0.4 < powers[0] / running.power < 2.5, "what a width of 256 leaves to chance"
+    assert powers[1] / powers[0] == pytest.approx(1.1**2, rel=0.1)
+    first = model[0](x).detach().requires_grad_()
+    last = model[1:-1](first)
+    last.backward(torch.randn(last.shape, generator=generator) / last.numel() ** 0.5)
+    assert first.grad is not None
+    assert 0.3 < first.grad.norm() < 3
+    assert model(x).std().item() == pytest.approx(HEAD, rel=0.5)
+
+
+def test_rectifiers_and_shallow_nets_run_at_unit_variance() -> None:
+    for activation, depth in (("relu", 100), ("leaky_relu", 100), ("gelu", 10), ("tanh", 50), ("selu", 40)):
+        assert stable_length(activation, depth) is None, activation
+    for activation in ("relu2", "sin", "no such activation"):
+        assert stable_length(activation, 30) is None, "no length is stable"
+    mixed = planned(
+        lambda: nn.Sequential(
+            *(layer for _ in range(20) for layer in (nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8), nn.ReLU()))
+        ),
+        2,
+        8,
+    )
+    assert "first of" not in mixed["0.weight"].reason, "of two activations"

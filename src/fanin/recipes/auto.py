@@ -15,6 +15,7 @@ from fanin.graph import WEIGHTS, Graph, ParameterNode, Role
 from fanin.plans import Plan
 from fanin.recipes.classic import beside_weights, for_each_block
 from fanin.recipes.following import LINEAR, following
+from fanin.recipes.lengths import Running, stable_length
 from fanin.recipes.registry import register
 from fanin.schemes import (
     Keep,
@@ -48,7 +49,9 @@ def auto(graph: Graph) -> Plan:
     head = HEAD if sum(node.is_weight for node in nodes) > 1 else LONE_HEAD
     passed = 1.0 if normed else _passed(nodes)
     gated_state = any(map(_squashes, {name for node in nodes if node.feedback for name in _activations(node)}))
-    chooser = _Chooser(plain_depth(graph), head, not normed and _multiplies(nodes), passed, tied, gated_state)
+    depth = plain_depth(graph)
+    running = _running(nodes, depth)
+    chooser = _Chooser(depth, running, head, not normed and _multiplies(nodes), passed, tied, gated_state)
     return Plan.of(graph, "auto", chooser.choose)
 
 
@@ -64,6 +67,16 @@ def plain_depth(graph: Graph) -> int:
     if any({"softmax_q", "attention_value", "gate_value"}.intersection(_activations(node)) for node in weights):
         return 0
     return len(weights)
+
+
+def _running(nodes: list[ParameterNode], depth: int) -> Running | None:
+    """The length at which a deep plain net of one activation has to run; None where unit variance will do."""
+    inner = [node for node in nodes if node.is_weight and not node.output]
+    followers = {activation for node in inner for activation in _activations(node)}
+    if depth < DEEP or len(followers) != 1 or any(node.captured for node in inner):
+        return None
+    (activation,) = followers
+    return None if activation in LINEAR or _bounded(activation) else stable_length(activation, depth)
 
 
 def _is_normed(node: ParameterNode) -> bool:
@@ -100,6 +113,8 @@ class _Chooser:
 
     depth: int
     """Plain layers, see `plain_depth`."""
+    running: Running | None
+    """The length at which these run, where unit variance is not stable."""
     head: float
     """The gain of an output layer."""
     bare_gates: bool
@@ -136,7 +151,11 @@ class _Chooser:
         if node.feeds_state:
             return VarianceScaling(1.0), f"input of recurrent gates: gain 1, as much as the state brings, {fan_in}"
         if node.output and not node.norm_after:
-            return VarianceScaling(self.head**2), f"output layer: gain {self.head:g}, {fan_in}"
+            gain, words = self.head, f"output layer: gain {self.head:g}"
+            if self.running is not None:
+                gain /= math.sqrt(self.running.power)
+                words += f" ÷ {math.sqrt(self.running.power):.4f}, the RMS of what it takes in"
+            return VarianceScaling(gain**2), f"{words}, {fan_in}"
         if node.norm_after:
             return VarianceScaling(1.0), f"a norm follows, so that only the direction counts: gain 1, {fan_in}"
         if self.depth >= DEEP:
@@ -168,6 +187,8 @@ class _Chooser:
         return after.gain, after.words
 
     def _plain(self, node: ParameterNode, activation: str | None) -> tuple[Scheme, str]:
+        if self.running is not None:
+            return self._long(node, activation, self.running)
         gain, words = self._gain(node, activation)
         if activation and activation not in LINEAR and node.captured is None and not _squashes(activation):
             lowered = tamed_gain(activation, gain, self.depth)
@@ -175,6 +196,15 @@ class _Chooser:
                 words = f"followed by {activation}: gain {lowered:.4f}, lowered from {gain:.4f} so that gradients grow"
                 words += f" at most √{GROWTH:g} through {self.depth} plain layers"
                 gain = lowered
+        return ScaledOrthogonal(gain), f"{words}; {self.depth} plain layers: orthogonal"
+
+    def _long(self, node: ParameterNode, activation: str | None, running: Running) -> tuple[Scheme, str]:
+        if node.depth == 0:
+            gain, words = running.std, f"first of {self.depth} plain layers of {activation}: gain {running.std:.4f}"
+            words += ", for it is stable over such a depth only where it works as a rectifier"
+        else:
+            gain = running.gain
+            words = f"followed by {activation}, at inputs of std {running.std:.4f}: gain {gain:.4f}"
         return ScaledOrthogonal(gain), f"{words}; {self.depth} plain layers: orthogonal"
 
 
