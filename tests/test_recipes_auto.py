@@ -98,6 +98,19 @@ def test_the_last_weight_of_a_branch_is_divided_by_the_root_of_branches(norm: bo
     assert plan["10.weight"].scheme == VarianceScaling(HEAD**2)
 
 
+@pytest.mark.parametrize("norm_first", [True, False])
+def test_branches_behind_post_norms_are_divided_by_the_fourth_root(norm_first: bool) -> None:
+    def encoder() -> nn.Module:
+        layer = nn.TransformerEncoderLayer(16, 2, 32, activation="gelu", batch_first=True, norm_first=norm_first)
+        return nn.TransformerEncoder(layer, 8, enable_nested_tensor=False)
+
+    plan = planned(encoder, 2, 5, 16)
+    for name, fan_in in (("layers.3.linear2.weight", 32), ("layers.3.self_attn.out_proj.weight", 16)):
+        assert plan[name].node.post_norm is not norm_first
+        assert plan[name].std == pytest.approx(fan_in**-0.5 * 16 ** (-0.5 if norm_first else -0.25))
+        assert ("÷ √16" if norm_first else "÷ ∜16") in plan[name].reason
+
+
 def test_the_weights_of_bare_gated_branches_multiply_to_one_over_their_number() -> None:
     plan = planned(lambda: nn.Sequential(nn.Linear(8, 16), *[Gated() for _ in range(8)], nn.Linear(16, 4)), 2, 8)
     assert plan["1.gate.weight"].std == pytest.approx(1 / 4 / 2, rel=1e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -332,3 +332,26 @@ def test_rows_keep_their_numbers_where_messages_are_added_up(
     node = only((8, 4), function, 3, 4)
     assert node.blocks == {"gate": (range(4),), "up": (range(4, 8),)}
     assert node.confidence == 1
+
+
+@pytest.mark.parametrize(("projected", "post_norm"), [(range(6), True), ((3,), False), ((), False)])
+def test_a_stream_is_post_norm_where_every_sum_is_normalized_before_it_goes_on(
+    projected: Sequence[int], post_norm: bool
+) -> None:
+    class Block(nn.Module):
+        """The branch takes the normalized stream; what goes around is that too, or the stream itself."""
+
+        def __init__(self, around: bool) -> None:
+            super().__init__()
+            self.norm, self.fc, self.around = nn.LayerNorm(8), nn.Linear(8, 8), around
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            normed = self.norm(x)
+            return (normed if self.around else x) + self.fc(F.relu(normed))
+
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Sequential(*(Block(layer in projected) for layer in range(6)))
+    graph = trace(model, torch.zeros(2, 8))
+    lasts = [node for node in graph if node.residual_last]
+    assert [node.stream_depth for node in lasts] == [6] * 6
+    assert {node.post_norm for node in lasts} == {post_norm}

@@ -84,6 +84,7 @@ class ParameterNode:
             scalar, by its name; empty when nothing does.
         stream: the residual stream that its branch adds into.
         stream_depth: how many branches are added into that stream.
+        post_norm: the sums of that stream are normalized before they go on, around the next branch as well.
         feedback: it multiplies what its own layer put out before, as a recurrent weight does.
         feeds_state: its output is added to that of a weight with feedback, as the input of a recurrence is.
         output: nothing but the model's output comes after it.
@@ -113,6 +114,7 @@ class ParameterNode:
     tamed_by: str = ""
     stream: int | None = None
     stream_depth: int = 0
+    post_norm: bool = False
     feedback: bool = False
     feeds_state: bool = False
     output: bool = False
@@ -270,13 +272,17 @@ def _after(node: ParameterNode) -> str:
     if node.norm_after:
         parts.append("norm after")
     if node.residual_last:
-        parts.append(f"last of its branch, {node.stream_depth} in stream {node.stream}")
+        parts.append(f"last of its branch, {node.stream_depth} in {_stream_text(node)}")
     if node.output:
         parts.append("output")
     if node.aliases:
         kind = "becomes" if node.reparametrized else "tied"
         parts.append(f"{kind}: {', '.join(node.aliases)}")
     return ", ".join(parts)
+
+
+def _stream_text(node: ParameterNode) -> str:
+    return f"stream {node.stream}" + (", post-norm" if node.post_norm else "")
 
 
 def _block_text(name: str, activation: str | None) -> str:

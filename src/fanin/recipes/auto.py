@@ -167,9 +167,10 @@ class _Chooser:
             return VarianceScaling(gain**2), f"{words} weights is 1/{node.stream_depth}, gain {gain:.4f}, {fan_in}"
         if node.residual_last and node.stream_depth > 1 and not node.tamed_by:
             words += f"; last weight of a residual branch, {node.stream_depth} in the stream"
-            if _bounded(activation):
+            if _bounded(activation) or node.post_norm:
                 gain /= node.stream_depth**0.25
-                words += f", bounded by its activation: ÷ ∜{node.stream_depth}"
+                why = "with a norm after each sum" if node.post_norm else "bounded by its activation"
+                words += f", {why}: ÷ ∜{node.stream_depth}"
             else:
                 gain /= math.sqrt(node.stream_depth * self.passed)
                 words += f": ÷ √{node.stream_depth}"

@@ -15,6 +15,7 @@ from fanin.tracing.modules import GRU_GATES, LSTM_GATES
 from fanin.tracing.packing import Packing
 from fanin.tracing.passages import LAST, Terminal
 from fanin.tracing.records import Operation, Value
+from fanin.tracing.residuals import Residual
 from fanin.tracing.roles import role_of
 from fanin.tracing.uses import Use, find_uses
 from fanin.tracing.vocabulary import CONTRACTIONS, MOVES, PAIRS, PRODUCTS, RECURRENCES, SUMS, VIEWS
@@ -164,21 +165,19 @@ class Assembler:
 
     def _stream(self, role: Role, use: Use, data: Value | None) -> Fields:
         walker, made = self._walker, use.operation.output
-        fields: Fields = {}
         if role in WEIGHTS and data is not None:
             last = walker.last_of(use.operation, data)
             if last is not None and last.residual is not None:
-                fields["residual_last"] = True
-                fields["tamed_by"] = last.passage.scales[-1] if last.passage.scales else ""
-                fields["stream"] = last.residual.stream
-                fields["stream_depth"] = walker.residuals.depths[last.residual.stream]
-                return fields
+                tamed_by = last.passage.scales[-1] if last.passage.scales else ""
+                return {"residual_last": True, "tamed_by": tamed_by, **self._stream_of(last.residual)}
         given = data or next(iter(activations_of(use.operation)), made)
         enclosing = walker.residuals.enclosing(given, made)
-        if enclosing is not None:
-            fields["stream"] = enclosing.stream
-            fields["stream_depth"] = walker.residuals.depths[enclosing.stream]
-        return fields
+        return self._stream_of(enclosing) if enclosing is not None else {}
+
+    def _stream_of(self, residual: Residual) -> Fields:
+        residuals, stream = self._walker.residuals, residual.stream
+        depth, post_norm = residuals.depths[stream], stream in residuals.post_normed
+        return {"stream": stream, "stream_depth": depth, "post_norm": post_norm}
 
     @cached_property
     def _fed_back(self) -> frozenset[int]:

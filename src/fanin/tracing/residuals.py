@@ -51,6 +51,8 @@ class Residuals:
                 self.by_operation[operation.index] = found
                 self._by_output[operation.output.id] = found
         self.depths: dict[int, int] = {}
+        self.post_normed: set[int] = set()
+        """Streams of which every sum is normalized before it goes around the next branch."""
         self._number_streams()
 
     def enclosing(self, given: Value, made: Value) -> Residual | None:
@@ -136,26 +138,32 @@ class Residuals:
                 key = parents[key]
             return key
 
+        continued: list[tuple[Residual, bool]] = []
         for residual in self.by_operation.values():
-            origin = self._origin(residual.root)
+            origin, normed = self._origin(residual.root)
             parents[find(residual.operation.output.id)] = find(origin.id)
+            if origin.id in self._by_output:
+                continued.append((residual, normed))
         numbers: dict[int, int] = {}
         for residual in self.by_operation.values():
             key = find(residual.operation.output.id)
             residual.stream = numbers.setdefault(key, len(numbers))
             self.depths[residual.stream] = self.depths.get(residual.stream, 0) + residual.branches
+        self.post_normed.update(residual.stream for residual, normed in continued if normed)
+        self.post_normed.difference_update(residual.stream for residual, normed in continued if not normed)
 
-    def _origin(self, value: Value) -> Value:
-        """The residual sum (or the first value) that a stream comes from, behind norms and activations."""
-        while True:
-            if value.id in self._by_output:
-                return value
-            before = self._flow.before(value)
-            if before is None and value.producer is not None:
-                before = self._behind(value.producer)
+    def _origin(self, value: Value) -> tuple[Value, bool]:
+        """The residual sum (or the first value) that a stream comes from, and whether a norm lies behind it."""
+        normed = False
+        while value.id not in self._by_output:
+            before, producer = self._flow.before(value), value.producer
+            if before is None and producer is not None:
+                before = self._behind(producer)
+                normed |= producer.index in self._norms or producer.target in NORMS
             if before is None or before.space != Space.ACTIVATION:
-                return value
+                break
             value = before
+        return value, normed
 
     def _behind(self, operation: Operation) -> Value | None:
         norm = self._norms.get(operation.index)
