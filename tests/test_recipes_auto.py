@@ -336,3 +336,12 @@ def test_rectifiers_and_shallow_nets_run_at_unit_variance() -> None:
         8,
     )
     assert "first of" not in mixed["0.weight"].reason, "of two activations"
+
+
+@pytest.mark.parametrize("link", [nn.Sigmoid(), nn.Tanh(), nn.Softmax(-1), nn.Softplus()])
+def test_a_function_that_gives_outputs_their_range_makes_no_hidden_layer(link: nn.Module) -> None:
+    plan = planned(lambda: nn.Sequential(*stack(4, nn.ReLU), link), 2, 16)
+    assert plan["6.weight"].node.output
+    assert plan["6.weight"].scheme == VarianceScaling(HEAD**2)
+    features = planned(lambda: nn.Sequential(*stack(4, nn.ReLU), nn.ReLU()), 2, 16)
+    assert not features["6.weight"].node.output, "features, not the range of a target"

@@ -87,7 +87,8 @@ class ParameterNode:
         post_norm: the sums of that stream are normalized before they go on, around the next branch as well.
         feedback: it multiplies what its own layer put out before, as a recurrent weight does.
         feeds_state: its output is added to that of a weight with feedback, as the input of a recurrence is.
-        output: nothing but the model's output comes after it.
+        output: nothing but the model's output comes after it, perhaps through a function that gives it the range of a
+            target, as a last sigmoid does.
         depth: its place among the weights in order of execution, from 0.
         exercised: the traced run used it.
         frozen: it does not require gradients.

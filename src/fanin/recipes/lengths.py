@@ -19,10 +19,10 @@ UNSTEADY = 10.0
 """How much a deviation of the squared length may grow through a net whose activations see unit variance."""
 STEADY = 1.25
 """The same where the length is chosen: nearly nothing, for it costs little more."""
-FADING = 0.25
-"""How much of the squared gradient has to come through."""
-LENGTHS = tuple(2 ** (step / 2) for step in range(13))
-"""Standard deviations of what enters an activation that are looked at: 1, √2, … 64."""
+FADING = 0.1
+"""How much of the squared gradient has to come through; where no length lets so much, the longest is taken."""
+LENGTHS = tuple(2 ** (step / 2) for step in range(9))
+"""Standard deviations of what enters an activation that are looked at: 1, √2, … 16. Over 20 would look explosive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +55,23 @@ def stable_length(activation: str, depth: int) -> Running | None:
     (5.66, 1.4156)
     """
     try:
-        if _is_stable(activation, 1.0, depth, UNSTEADY):
+        if _drift(activation, 1.0) ** depth <= UNSTEADY and _passing(activation, 1.0) ** depth >= FADING:
             return None
-        std = next((std for std in LENGTHS if _is_stable(activation, std, depth, STEADY)), None)
-        return None if std is None else Running(std, gains.moments(activation, std=std).second_moment)
+        steady = [std for std in LENGTHS if _drift(activation, std) ** depth <= STEADY]
+        lasting = [std for std in steady if _passing(activation, std) ** depth >= FADING]
     except FaninError:
         return None
+    std = next(iter(lasting), max(steady, default=0.0))
+    return Running(std, gains.moments(activation, std=std).second_moment) if std else None
 
 
-def _is_stable(activation: str, std: float, depth: int, growth: float) -> bool:
-    here, further = gains.moments(activation, std=std), gains.moments(activation, std=std * 1.01)
-    if here.second_moment == 0:
-        return False
-    degree = math.log(further.second_moment / here.second_moment) / (2 * math.log(1.01))
-    gradient = std**2 * here.derivative_second_moment / here.second_moment
-    return degree**depth <= growth and gradient**depth >= FADING
+def _drift(activation: str, std: float) -> float:
+    """The growth of a deviation of the squared length in a layer."""
+    here, further = (gains.moments(activation, std=factor * std).second_moment for factor in (1.0, 1.01))
+    return math.log(further / here) / (2 * math.log(1.01))
+
+
+def _passing(activation: str, std: float) -> float:
+    """The growth of the squared gradient in a layer whose gain restores the length."""
+    moments = gains.moments(activation, std=std)
+    return std**2 * moments.derivative_second_moment / moments.second_moment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
@@ -18,7 +19,7 @@ from fanin.tracing.records import Operation, Value
 from fanin.tracing.residuals import Residual
 from fanin.tracing.roles import role_of
 from fanin.tracing.uses import Use, find_uses
-from fanin.tracing.vocabulary import CONTRACTIONS, MOVES, PAIRS, PRODUCTS, RECURRENCES, SUMS, VIEWS
+from fanin.tracing.vocabulary import CONTRACTIONS, LINKS, MOVES, PAIRS, PRODUCTS, RECURRENCES, SUMS, VIEWS
 from fanin.tracing.walks import Walker
 
 _LAYERS = frozenset({Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE, Role.EMBEDDING})
@@ -130,12 +131,24 @@ class Assembler:
             inner = [end for end in counted if end.kind != "output"]
             normed = any(end.passage.normed for end in counted)
             fields["norm_after"] = normed and all(end.passage.normed for end in inner)
-            fields["output"] = bool(ends) and all(end.index == LAST and end.kind == "output" for end in ends)
+            fields["output"] = self._ends_model(ends)
         data = _data(use) if role in WEIGHTS else None
         if data is not None:
             fields["norm_before"] = self._walker.behind(data)[0]
         fields.update(self._stream(role, use, data))
         return fields
+
+    def _ends_model(self, ends: Sequence[Terminal]) -> bool:
+        """Whether nothing but the output comes, perhaps behind a function that gives it the range of its target."""
+        return bool(ends) and all(
+            end.index == LAST
+            if end.kind == "output"
+            else end.name in LINKS and end.exit is not None and self._is_output(end.exit)
+            for end in ends
+        )
+
+    def _is_output(self, value: Value) -> bool:
+        return bool(ends := self._terminals(value)) and all(end.index == LAST and end.kind == "output" for end in ends)
 
     def _after_recurrence(self, role: Role, use: Use) -> Fields:
         """A recurrent layer has its non-linearities inside; what feeds it is its first argument."""

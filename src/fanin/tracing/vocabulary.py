@@ -139,6 +139,9 @@ ACTIVATIONS: dict[str, str] = {
 
 SOFTMAXES = frozenset({"softmax", "log_softmax"})
 
+LINKS = SOFTMAXES | {"sigmoid", "hardsigmoid", "logsigmoid", "tanh", "hardtanh", "softplus", "exp"}
+"""What gives an output the range of its target."""
+
 POINTWISE = frozenset(
     {
         "add",
