@@ -228,6 +228,12 @@ def test_first_loss(loss: float, severity: str | None) -> None:
     assert codes([], [], loss=loss, uninformed=math.log(10)).get("F309") == severity
 
 
+@pytest.mark.parametrize(("loss", "severity"), [(2.9, None), (3.1, "warning"), (9.1, "error")])
+def test_first_squared_error(loss: float, severity: str | None) -> None:
+    """Outputs of the power that auto gives them double the squared error of zeros, and are no finding."""
+    assert codes([], [], loss=loss, uninformed=1.0).get("F309") == severity
+
+
 def test_range_of_half_precision() -> None:
     near = {"dtype": "float16", "rms": 100.0}
     assert codes([], [], layer(0, max=8100.0, **near)).get("F310") is None
@@ -356,7 +362,7 @@ def test_positions_and_what_they_are_added_to(other: float, found: str | None) -
 def test_a_bias_beside_what_differs_between_inputs(size: float, found: str | None) -> None:
     bias = node("fc.bias", Role.BIAS, (64,))
     drawn = signal("fc.bias", (64,), rms=size, std=size, mean=0.0, min=-size, max=size)
-    out = layer(0, weights=("fc.bias",), rms=math.hypot(size, 1.0), offset=size)
+    out = layer(0, weights=("fc.bias",), rms=math.hypot(size, 1.0), offset=size, varying=1.0)
     assert codes([bias], [drawn], out).get("F208") == found
 
 

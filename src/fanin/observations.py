@@ -85,6 +85,7 @@ class LayerSignal(Observation):
         rms: root mean square of all values.
         max: the largest absolute value.
         offset: RMS over units of each unit's mean; near ``rms`` when the output hardly depends on the input.
+        varying: RMS of what is left when each unit's mean is taken away: what differs from input to input.
         spread: standard deviation over units of each unit's RMS, over the mean of the units' RMS.
         zero: the share of values that are exactly 0.
         saturated: the share where the activation's slope is below a twentieth of its largest; None unless its range
@@ -124,6 +125,7 @@ class LayerSignal(Observation):
     rms: float = 0.0
     max: float = 0.0
     offset: float | None = None
+    varying: float | None = None
     spread: float | None = None
     zero: float = 0.0
     saturated: float | None = None
@@ -261,6 +263,7 @@ class BufferSignal(Observation):
         dtype: as torch prints it without the prefix.
         meta: it has no values.
         max: the largest absolute value.
+        min: the smallest value.
         non_finite: the share of values that are infinite or not a number, masks' infinities included.
         not_a_number: the share of values that are not a number.
     """
@@ -270,5 +273,6 @@ class BufferSignal(Observation):
     dtype: str = "float32"
     meta: bool = False
     max: float = 0.0
+    min: float = 0.0
     non_finite: float = 0.0
     not_a_number: float = 0.0

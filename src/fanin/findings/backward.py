@@ -107,7 +107,10 @@ def unbalanced(evidence: Evidence) -> Iterator[Finding]:
     """Relative gradients far from the median."""
     if not evidence.signals.has_gradients or not evidence.finite or not evidence.plain:
         return
-    carrying = [(node, signal) for node, signal in evidence.drawn() if node.activation not in SCORES]
+    # An output layer may start as small as it likes: its first steps are large, and there is nothing behind it.
+    carrying = [
+        (node, signal) for node, signal in evidence.drawn() if node.activation not in SCORES and not node.output
+    ]
     ratios = {node.name: signal.grad_ratio for node, signal in carrying if signal.grad_ratio}
     if len(ratios) < 3:
         return

@@ -10,6 +10,8 @@ from fanin.findings.registry import finding, register
 from fanin.graph import ParameterNode
 from fanin.observations import Kind, LayerSignal, ParameterSignal
 
+NEUTRAL = frozenset({"exp", "sigmoid", "softplus", "add"})
+"""Between a parameter and what it scales, these turn a zero into a number that is none: exp(0) = 1."""
 ALIKE = 1e-3
 """Of an output: less is the rounding of what is the same for all inputs, √10⁻⁷ of a difference of squares."""
 
@@ -57,9 +59,18 @@ def _shuts(evidence: Evidence, node: ParameterNode) -> bool:
     if before is None:
         behind = [layer for layer in evidence.trunk if layer.index >= first and layer.rms]
         return bool(behind) and all(varying(layer) <= ALIKE * layer.rms for layer in behind)
+    if _passes_beside(evidence, first):
+        return False
     signals = [evidence.signals.parameter(name) for name in before.weights]
     alive = [signal for signal in signals if signal.rms and signal.reached]
     return bool(alive) and not any(signal.grad_rms for signal in alive) and not _is_adapter(evidence, node, before)
+
+
+def _passes_beside(evidence: Evidence, zero: int) -> bool:
+    """Whether what a zero weight's output is put to still differs from input to input: a way leads around the zero."""
+    joins = (Kind.WEIGHT, Kind.SUM, Kind.PRODUCT, Kind.ATTENTION)
+    behind = next((layer for layer in evidence.signals.layers if layer.index > zero and layer.kind in joins), None)
+    return behind is not None and varying(behind) > ALIKE * behind.rms
 
 
 def _is_adapter(evidence: Evidence, node: ParameterNode, before: LayerSignal) -> bool:
@@ -70,7 +81,7 @@ def _is_adapter(evidence: Evidence, node: ParameterNode, before: LayerSignal) ->
 
 
 def _stuck(node: ParameterNode, signal: ParameterSignal) -> bool:
-    zero = signal.constant and not signal.rms
+    zero = signal.constant and not signal.rms and not NEUTRAL.intersection(node.reparametrized)
     return zero and node.role not in BESIDE and bool(signal.reached) and not signal.grad_rms and node.exercised
 
 
@@ -79,7 +90,8 @@ def _stuck(node: ParameterNode, signal: ParameterSignal) -> bool:
     "parameters that are not reached",
     why="what receives no gradient does not learn; an optimizer with weight decay shrinks it all the same",
     threshold="it is used, and no gradient arrives, or one that is exactly zero although nothing that is zero or dead "
-    "stands in its way; a note when the run did not use it at all, or nothing that the model returned depends on it",
+    "stands in its way, and it is no copy of a layer that is trained; a note when the run did not use it at all, or "
+    "nothing that the model returned depends on it",
     remedy="call it, remove it, freeze it, or take away the detach or rounding behind it",
     source="torch.nn.parallel.DistributedDataParallel: find_unused_parameters",
 )
@@ -91,7 +103,12 @@ def not_reached(evidence: Evidence) -> Iterator[Finding]:
     if unused:
         seen = "the run did not use it" + (f", nor {len(unused) - 1} more" if len(unused) > 1 else "")
         yield finding("F405", Severity.NOTE, unused[0], seen, places=unused[1:])
-    cut = [(node.name, signal) for node, signal in evidence.parameters() if _cut(evidence, node, signal)]
+    copies = {name.rpartition(".")[0] for group in evidence.signals.twins for name in group}
+    cut = [
+        (node.name, signal)
+        for node, signal in evidence.parameters()
+        if _cut(evidence, node, signal) and node.name.rpartition(".")[0] not in copies
+    ]
     for needed, severity, words in (
         (True, Severity.WARNING, "no gradient arrives here"),
         (False, Severity.NOTE, "nothing that the model returned for these inputs depends on it"),

@@ -36,7 +36,7 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
     last = _last(evidence)
     for what, measured in (("samples", "sample_cosine"), ("positions", "position_cosine")):
         layers = [layer for layer in _carriers(evidence) if getattr(layer, measured) is not None]
-        layers = [layer for layer in layers if layer.index <= last and layer.rms]
+        layers = [layer for layer in layers if layer.index <= last and layer.rms and _width(layer) > 1]
         if len(layers) < 3:
             continue
         first, end = 1 - getattr(layers[0], measured), 1 - getattr(layers[-1], measured)
@@ -61,6 +61,11 @@ def _carriers(evidence: Evidence) -> tuple[LayerSignal, ...]:
     return carriers if evidence.plain else tuple(layer for layer in carriers if not _gates(evidence, layer))
 
 
+def _width(layer: LayerSignal) -> int:
+    """How many numbers an angle is between: a single one is always parallel to another."""
+    return layer.shape[1] if len(layer.shape) > 3 else layer.shape[-1] if layer.shape else 1
+
+
 def _gates(evidence: Evidence, layer: LayerSignal) -> bool:
     """Whether it computes factors between zero and one, which may well be the same for all samples at first."""
     squashed = any(evidence.graph[name].activation in GATES for name in layer.weights)
@@ -69,7 +74,12 @@ def _gates(evidence: Evidence, layer: LayerSignal) -> bool:
 
 def _last(evidence: Evidence) -> int:
     """The last operation before the output layer: a head that starts at zero or with a bias says nothing of depth."""
-    outputs = [layer.index for layer in evidence.signals.layers if any(evidence.graph[n].output for n in layer.weights)]
+    nodes = evidence.graph
+    outputs = [
+        layer.index
+        for layer in evidence.signals.layers
+        if any(nodes[name].output and not nodes[name].norm_after for name in layer.weights)
+    ]
     return min(outputs) - 1 if outputs else len(evidence.signals.layers)
 
 

@@ -34,12 +34,21 @@ def vanishing(evidence: Evidence) -> Iterator[Finding]:
     hidden = hidden_chain(evidence)
     if not start or len(hidden) < 2:
         return
-    smallest = min(hidden, key=varying)
-    ratio = varying(smallest) / start
+    left = [_handed_on(evidence, layer) for layer in hidden]
+    smallest = hidden[left.index(min(left))]
+    ratio = min(left) / start
     if ratio * LINE < 1:
         severity = Severity.ERROR if ratio * FAR < 1 else Severity.WARNING
-        seen = f"what differs between inputs has RMS {varying(smallest):.3g}, {ratio:.2g} of what the inputs have"
+        seen = f"what differs between inputs has RMS {min(left):.3g}, {ratio:.2g} of what the inputs have"
         yield finding("F301", severity, smallest.name, seen, edits=evidence.redraw(*chain_weights(evidence)))
+
+
+def _handed_on(evidence: Evidence, layer: LayerSignal) -> float:
+    """What a weight, or the activation behind it, hands on: a factor between them may make a small output large."""
+    behind = evidence.signals.layers[layer.index + 1 :]
+    until = next((later.index for later in behind if later.kind == Kind.WEIGHT), len(evidence.signals.layers))
+    activations = [later for later in behind if later.kind == Kind.ACTIVATION and later.index < until]
+    return max(varying(item) for item in (layer, *activations))
 
 
 def _swallowed(evidence: Evidence) -> Iterator[Finding]:

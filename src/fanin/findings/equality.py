@@ -26,9 +26,10 @@ def equal_units(evidence: Evidence) -> Iterator[Finding]:
     for node, signal in evidence.drawn():
         if not signal.rms or signal.non_finite or signal.repeats > 1 or zero_rows(node, signal):
             continue
-        rows = 0.0 if _shuffled(evidence, signal) or _slices_repeat(signal) else signal.duplicate_rows
+        meant = _shuffled(evidence, signal) or _slices_repeat(signal)
+        rows = 0.0 if meant else max(signal.duplicate_rows - _zero_blocks(node, signal), 0.0)
         share = max(rows, signal.duplicate_columns)
-        if not share or not _tells_apart(node, signal):
+        if share < 1e-9 or not _tells_apart(node, signal):
             continue
         kind = "rows (units)" if rows >= signal.duplicate_columns else "columns (inputs)"
         words = "all values are one number" if signal.constant else f"{share:.0%} of the {kind} equal another"
@@ -36,6 +37,13 @@ def equal_units(evidence: Evidence) -> Iterator[Finding]:
             words += "; their gradients are equal too, so they stay equal"
         severity = Severity.ERROR if share >= 0.5 or signal.constant else Severity.WARNING
         yield finding("F101", severity, node.name, words, edits=evidence.redraw(node.name))
+
+
+def _zero_blocks(node: ParameterNode, signal: ParameterSignal) -> float:
+    """The share of the rows that equal another because a block of a packed weight starts at zero, as queries may."""
+    zero = {block.name for block in signal.blocks if block.std == 0 == block.mean}
+    rows = sum(len(part) for block in node.axes.blocks if block.name in zero for part in block.rows)
+    return (rows - 1) / node.shape[0] if rows and not node.feedback else 0.0
 
 
 def _slices_repeat(signal: ParameterSignal) -> bool:
@@ -67,7 +75,7 @@ SPARSE = 0.9
     "layers that are equal",
     why="layers that start as copies compute the same and have to be told apart by training; it shows that one was "
     "cloned, or that a seed was set for each",
-    threshold="two weights of the same values bit for bit that are not tied",
+    threshold="two weights of the same values bit for bit that are not tied, and of which two or more are trained",
     remedy="draw each layer by itself; tie them if they are meant to be one",
     source="pytorch/pytorch#86274",
 )
@@ -77,6 +85,8 @@ def equal_layers(evidence: Evidence) -> Iterator[Finding]:
         nodes = [evidence.graph[name] for name in group]
         if any(node.frozen for node in nodes) or not all(node.role in DRAWN for node in nodes):
             continue
+        if sum(evidence.signals.parameter(name).reached is not False for name in group) < 2:
+            continue  # copies of one that is trained: a target network, a moving average
         if evidence.signals.parameter(group[0]).zero > SPARSE:
             continue
         first, *others = group

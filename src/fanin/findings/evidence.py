@@ -155,8 +155,8 @@ def weight_rms(signal: ParameterSignal) -> float:
 
 
 def varying(layer: LayerSignal) -> float:
-    """The RMS of that part of an output which differs from input to input: ``√(rms² - offset²)``."""
-    return math.sqrt(max(layer.rms**2 - (layer.offset or 0.0) ** 2, 0.0))
+    """The RMS of that part of an output which differs from input to input."""
+    return layer.rms if layer.varying is None else layer.varying
 
 
 def sensitivity(layer: LayerSignal) -> float | None:

@@ -39,6 +39,21 @@ def not_finite(evidence: Evidence) -> Iterator[Finding]:
 
 
 @register(
+    "F108",
+    "a running variance that is not positive",
+    why="a norm in evaluation divides by its root and magnifies whatever comes to 1/√ε of its size",
+    threshold="zero or below, in a buffer named running_var: the constructor starts it at one, and no data makes all "
+    "values of a channel equal",
+    remedy="model.apply(lambda m: m.reset_running_stats() if hasattr(m, 'reset_running_stats') else None)",
+)
+def flat_variance(evidence: Evidence) -> Iterator[Finding]:
+    """Running variances of zero."""
+    for buffer in evidence.signals.buffers:
+        if buffer.name.split(".")[-1] == "running_var" and not buffer.meta and buffer.min <= 0 and buffer.shape:
+            yield finding("F108", Severity.ERROR, buffer.name, f"its smallest value is {buffer.min:.3g}")
+
+
+@register(
     "F105",
     "uninitialized memory",
     why="the values are what the memory held before: a different model on every run",
@@ -126,4 +141,6 @@ def zero_rows(node: ParameterNode, signal: ParameterSignal) -> int:
         or any(block.std == 0 for block in signal.blocks)
     ):
         return 0
-    return zeros if abs(signal.duplicate_rows * rows - (zeros - 1)) < 0.5 else 0
+    # The rows of an embedding are what it takes in, one at a time.
+    duplicates = max(signal.duplicate_rows, signal.duplicate_columns if node.role == Role.EMBEDDING else 0.0)
+    return zeros if abs(duplicates * rows - (zeros - 1)) < 0.5 else 0

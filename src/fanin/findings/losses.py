@@ -12,28 +12,41 @@ from fanin.graph import Role
 from fanin.observations import Kind
 from fanin.schemes import Zeros
 
+SHRUNK = 0.3
+"""Of the recommended output layer: its outputs have a tenth of the power, and the loss hardly feels them."""
+
 
 @register(
     "F309",
     "a first loss far from uninformed",
     why="the net starts sure of wrong answers, and the first steps only unlearn them",
-    threshold="over 1.5 times the loss of knowing nothing (ln C for C classes): the net knows less than nothing by "
-    "half of that; over 3 times is an error",
+    threshold="for cross-entropy over 1.5 times ln C, the loss of knowing nothing: the net knows less than nothing by "
+    "half of that; over 3 times is an error. Another loss is compared with that of zeros: over 3 times, where outputs "
+    "have twice the power of their targets; over 9 times is an error",
     remedy="shrink the output layer, and zero its bias",
     source="Karpathy 2019, a recipe for training neural networks: verify the loss at init",
 )
 def first_loss(evidence: Evidence) -> Iterator[Finding]:
     """The loss against that of a uniform guess."""
     loss, uninformed = evidence.signals.loss, evidence.signals.uninformed
-    if loss is None or not uninformed or not math.isfinite(loss) or loss <= 1.5 * uninformed:
+    if loss is None or not uninformed or not math.isfinite(loss):
+        return
+    line, wrong = (1.5, 3.0) if _is_entropy(uninformed) else (3.0, 9.0)
+    if loss <= line * uninformed:
         return
     outputs = [node for node, _ in evidence.parameters() if node.output]
     weights = [node.name for node in outputs if node.is_weight or node.role == Role.EMBEDDING]
     biases = [Edit(node.name, Zeros()) for node in outputs if node.role == Role.BIAS]
-    severity = Severity.ERROR if loss > 3 * uninformed else Severity.WARNING
+    severity = Severity.ERROR if loss > wrong * uninformed else Severity.WARNING
     seen = f"the loss is {loss:.3g}; knowing nothing costs {uninformed:.3g}"
     if not weights:
         last = [name for layer in evidence.signals.of_kind(Kind.WEIGHT)[-1:] for name in layer.weights]
         weights = [name for name in last if evidence.graph[name].role != Role.BIAS]
-    edits = (*evidence.redraw(*weights), *biases)
+    edits = (*(Edit(name, evidence.scheme(name).scaled(SHRUNK)) for name in weights), *biases)
     yield finding("F309", severity, weights[0] if weights else "", seen, edits=edits, places=weights[1:])
+
+
+def _is_entropy(uninformed: float) -> bool:
+    """Whether the loss of an output of zeros is ln C for a whole number C, as that of a cross-entropy is."""
+    classes = math.exp(min(uninformed, 100.0))
+    return classes > 1.5 and abs(classes - round(classes)) < 1e-5 * classes

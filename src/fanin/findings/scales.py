@@ -37,8 +37,9 @@ AGREES = 0.03
     "F201",
     "a weight whose scale contradicts its true fans",
     why="every unit's input is the sum over its true fan_in: with another number the signal shrinks or grows here",
-    threshold=f"{LARGE:g} times over what the auto recipe gives ({LARGE_FEEDBACK:g} times in a recurrence), or under "
-    f"1/{1 / SMALL:g} of it, in a net without norms and streams; a factor of {CONFUSED:g} when the std is exactly that "
+    threshold=f"{LARGE:g} times over what the auto recipe gives ({LARGE_FEEDBACK:g} times in a recurrence, or as "
+    f"much under it in one without gates), or under 1/{1 / SMALL:g} of it, in a net without norms and streams; "
+    f"a factor of {CONFUSED:g} when the std is exactly that "
     "of a known misreading of the fans, and not one that other weights share",
     remedy="draw it by its true fans",
     source="pytorch/pytorch#23854",
@@ -52,7 +53,8 @@ def wrong_scale(evidence: Evidence) -> Iterator[Finding]:
             found = _judge(evidence, node, ratio, signal)
             if found is not None:
                 severity, cause = found
-                edits = evidence.redraw(*(chain_weights(evidence) if evidence.plain else (node.name,)))
+                chain = chain_weights(evidence) if evidence.plain else ()
+                edits = evidence.redraw(*dict.fromkeys((*chain, node.name)))
                 yield finding("F201", severity, node.name, f"{words}{cause}", edits=edits)
                 break
 
@@ -95,10 +97,13 @@ def _rms(block: BlockSignal) -> float:
 def _judge(
     evidence: Evidence, node: ParameterNode, ratio: float, signal: ParameterSignal
 ) -> tuple[Severity, str] | None:
-    suspicious = max(ratio, 1 / ratio) >= CONFUSED and not _chosen(evidence, node, signal)
+    table = node.role == Role.EMBEDDING
+    suspicious = max(ratio, 1 / ratio) >= CONFUSED and not (table or _chosen(evidence, node, signal))
     cause = misread(node, signal) if suspicious else ""
     if node.feedback:
-        return (Severity.WARNING, "; it acts anew at every step") if ratio > LARGE_FEEDBACK else None
+        again = "; it acts anew at every step"
+        forgets = ratio * LARGE_FEEDBACK < 1 and not node.axes.blocks  # gates remember by themselves
+        return (Severity.WARNING, again) if ratio > LARGE_FEEDBACK or forgets else None
     plain, normed = evidence.plain, node.norm_after
     if ratio > LARGE:
         severity = Severity.NOTE if normed else Severity.ERROR if ratio > VERY_LARGE else Severity.WARNING
@@ -106,7 +111,7 @@ def _judge(
     # What lies in a branch, or at the end, may be small: the stream carries the signal past it.
     free = node.stream is not None or node.output or node.aliases or node.tamed_by or normed
     if ratio < SMALL and plain and not free:
-        return Severity.WARNING, cause
+        return (Severity.NOTE if table else Severity.WARNING), cause
     if cause:
         drawn = node.default is not None and _is_default(node, signal)
         return (Severity.NOTE if free or drawn else Severity.WARNING), cause

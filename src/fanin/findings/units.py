@@ -87,14 +87,19 @@ def _starved(evidence: Evidence, layer: LayerSignal) -> bool:
 
 
 def _before(evidence: Evidence, layer: LayerSignal) -> tuple[Edit, ...]:
-    """Edits of the last weight before an activation, and of its bias."""
-    before = _weights_before(evidence, layer)
-    weights = [name for name in before if evidence.graph[name].is_weight]
-    biases = [name for name in before if evidence.graph[name].role == Role.BIAS]
-    return (*evidence.redraw(*weights), *(Edit(name, Zeros()) for name in biases))
+    """Edits of the last weight before an activation and of its bias, and of the norms between."""
+    before = _parameters_before(evidence, layer)
+    drawn = [name for name in before if evidence.graph[name].is_weight or evidence.graph[name].role == Role.NORM_SCALE]
+    shifts = [name for name in before if evidence.graph[name].role in (Role.BIAS, Role.NORM_SHIFT)]
+    return (*evidence.redraw(*drawn), *(Edit(name, Zeros()) for name in shifts))
 
 
-def _weights_before(evidence: Evidence, layer: LayerSignal) -> tuple[str, ...]:
-    """The parameters of the last weight's operation before this one."""
-    earlier = (item for item in reversed(evidence.signals.layers[: layer.index]) if item.kind == Kind.WEIGHT)
-    return next((item.weights for item in earlier if item.weights), ())
+def _parameters_before(evidence: Evidence, layer: LayerSignal) -> tuple[str, ...]:
+    """The parameters of the last weight's operation before this one, and of the norms behind it."""
+    names: list[str] = []
+    for earlier in reversed(evidence.signals.layers[: layer.index]):
+        if earlier.kind in (Kind.WEIGHT, Kind.NORM):
+            names += earlier.weights
+        if earlier.kind == Kind.WEIGHT and earlier.weights:
+            return tuple(names)
+    return ()

@@ -62,7 +62,7 @@ def observe(entry: NamedParameter, node: ParameterNode) -> ParameterSignal:
         duplicate_rows=_duplicates(values, axes, axes.out_axis),
         duplicate_columns=_duplicates(values, axes, axes.in_axis),
         duplicate_slices=duplicate_share(values, axes.batch_axis) if axes.batch_axis else 0.0,
-        repeats=_repeats(values),
+        repeats=_repeats(values, stacked=0 in axes.out_axis[:1] and len(axes.out_axis) > 1),
         blocks=_blocks(values, axes),
         padding_rms=None if node.padding_row is None else scale_of(values[node.padding_row]).rms,
     )
@@ -153,15 +153,19 @@ def _confirmed(vectors: torch.Tensor, keys: torch.Tensor) -> int:
     return int((vectors[order[later]] == vectors[leaders[later]]).all(1).sum())
 
 
-def _repeats(values: torch.Tensor) -> int:
-    """How often one block fills the tensor along its first axis; 1 for a constant tensor, which repeats trivially."""
+def _repeats(values: torch.Tensor, *, stacked: bool) -> int:
+    """How often one block fills the tensor along its first axis; 1 for a constant tensor, which repeats trivially.
+
+    Single rows that are all the same are equal units, and no block; along a stack of matrices they are equal experts.
+    """
     if values.ndim < 1 or values.shape[0] < 2 or values.shape[0] > 2**16:
         return 1
     length = values.shape[0]
     first = values.flatten(1)[:, :_PROBES] if values.ndim > 1 else values[:, None]
-    if bool((first == first[:1]).all()):
+    if bool((first == first[:1, :1]).all()):
         return 1
-    for count in (count for count in range(min(length // 2, 64), 1, -1) if length % count == 0):
+    most = min(length if stacked else length // 2, 64)
+    for count in (count for count in range(most, 1, -1) if length % count == 0):
         size = length // count
         if torch.equal(first[:-size], first[size:]) and torch.equal(values[:-size], values[size:]):
             return count
@@ -209,4 +213,5 @@ def observe_buffer(name: str, buffer: torch.Tensor) -> BufferSignal:
         return BufferSignal(name, shape, dtype, meta=values.is_meta)
     scale = scale_of(values)
     broken = float(torch.isnan(values).sum()) / values.numel() if scale.non_finite else 0.0
-    return BufferSignal(name, shape, dtype, max=scale.max, non_finite=scale.non_finite, not_a_number=broken)
+    lowest = float(torch.nan_to_num(values).amin())
+    return BufferSignal(name, shape, dtype, max=scale.max, min=lowest, non_finite=scale.non_finite, not_a_number=broken)

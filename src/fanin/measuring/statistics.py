@@ -104,6 +104,7 @@ class Units:
     """What the sample says about units."""
 
     offset: float  # as a share of the sample's RMS, which differs from that of the whole
+    varying: float  # as such a share too; not by way of the offset, from which a small one cannot be told
     spread: float
     zero: float
     dead: float
@@ -123,8 +124,10 @@ def units_of(sample: torch.Tensor, activation: str = "") -> Units:
     zeros = (rows == 0).sum(0)
     rms = rows.square().mean(0).sqrt()
     mean = rows.mean(0)
+    whole = torch.linalg.vector_norm(rms).clamp_min(torch.finfo(rms.dtype).tiny)
     parts = [
-        torch.linalg.vector_norm(mean) / torch.linalg.vector_norm(rms).clamp_min(torch.finfo(rms.dtype).tiny),
+        torch.linalg.vector_norm(mean) / whole,
+        torch.linalg.vector_norm(rows - mean) / math.sqrt(count) / whole,
         rms.std(correction=0) / rms.mean().clamp_min(torch.finfo(rms.dtype).tiny),
         zeros.sum() / rows.numel(),
         (zeros == count).sum() / zeros.numel(),
@@ -134,9 +137,9 @@ def units_of(sample: torch.Tensor, activation: str = "") -> Units:
         flat = saturation(rows)
         live = rows != 0 if activation == "sigmoid" else torch.ones_like(flat)  # exactly 0: a score masked by −∞
         parts += [(flat & live).sum() / live.sum().clamp_min(1), flat.all(0).sum() / zeros.numel()]
-    offset, spread, zero, dead, *flat_shares = torch.stack(parts).tolist()
+    offset, varying, spread, zero, dead, *flat_shares = torch.stack(parts).tolist()
     saturated, stuck = flat_shares if flat_shares else (None, None)
-    return Units(offset, spread, zero, dead, count, saturated, stuck)
+    return Units(offset, varying, spread, zero, dead, count, saturated, stuck)
 
 
 def cosine_between(sample: torch.Tensor) -> float | None:

@@ -214,6 +214,7 @@ class Watch(TorchFunctionMode):
             max=scale.max,
             non_finite=scale.non_finite,
             offset=units.offset * scale.rms,
+            varying=units.varying * scale.rms,
             spread=units.spread,
             zero=units.zero,
             saturated=units.saturated,
