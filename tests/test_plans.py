@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import fanin
-from fanin.errors import FaninError, PlanError, RecipeError
+from fanin.errors import ApplyError, FaninError, PlanError, RecipeError
 from fanin.plans import Plan
 from fanin.schemes import Keep, Normal, Packed, Scheme, VarianceScaling, Zeros
 
@@ -250,3 +252,92 @@ def test_same_values_whatever_the_order_of_construction() -> None:
 def test_kept_rows_have_no_std(plan: Plan) -> None:
     assert plan["A_log"].scheme == Keep()
     assert plan["A_log"].std is None
+
+
+HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "rows: None": lambda plan: plan.update(rows=None),
+    "without rows": lambda plan: plan.pop("rows"),
+    "notes: 5": lambda plan: plan.update(notes=5),
+    "inputs: \\[1\\]": lambda plan: plan.update(inputs=[1]),
+    "a field 'zzz'": lambda plan: plan["rows"][0].update(zzz=1),
+    r"row 0 \(5\): given: name: 5": lambda plan: plan["rows"][0].update(name=5),
+    "shape .-4, 8.": lambda plan: plan["rows"][0].update(shape=[-4, 8]),
+    "shape: .True, 8.": lambda plan: plan["rows"][0].update(shape=[True, 8]),
+    "frozen: 'no'\nneeded: true or false": lambda plan: plan["rows"][0]["parameter"].update(frozen="no"),
+    "aliases: 'abc'": lambda plan: plan["rows"][0]["parameter"].update(aliases="abc"),
+    "padding_row: 'x'": lambda plan: plan["rows"][0]["parameter"].update(padding_row="x"),
+    "sources: .5.": lambda plan: plan["rows"][0].update(sources=[5]),
+    r"row 1 \(.*\):": lambda plan: plan["rows"][1].update(scheme={"scheme": "Normal", "std": 10**400}),
+}
+
+
+@pytest.mark.parametrize("message", HOSTILE)
+def test_a_hostile_file_is_refused_with_the_field(message: str, plan: Plan) -> None:
+    record = json.loads(plan.to_json())
+    HOSTILE[message](record)
+    with pytest.raises(PlanError, match=message):
+        Plan.from_json(json.dumps(record))
+
+
+def test_what_is_no_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="not JSON"):
+        Plan.from_json("[" * 200_000)
+    (tmp_path / "plan.json").write_bytes(b"\xff\xfe\x00")
+    for name in ("plan.json", "missing.json"):
+        with pytest.raises(PlanError, match="cannot be read"):
+            Plan.load(tmp_path / name)
+
+
+def test_names_cannot_command_a_terminal(plan: Plan) -> None:
+    record = json.loads(plan.to_json())
+    record["rows"][0]["name"] = "fc\x1b[2J.weight"
+    assert "\x1b" not in str(Plan.from_json(json.dumps(record)))
+
+
+def test_every_pattern_of_several_has_to_match(plan: Plan) -> None:
+    with pytest.raises(PlanError, match=r"nothing\.here"):
+        plan.keep([plan.rows[0].name, "nothing.here"])
+
+
+def test_the_role_of_a_query_is_that_of_a_weight() -> None:
+    class Separate(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(16, 16) for _ in range(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x))
+
+    with torch.random.fork_rng(devices=[]):
+        plan = fanin.plan(Separate(), torch.zeros(2, 5, 16))
+    edited = plan.replace(None, Normal(0.02), role="query")
+    assert [row.name for row in edited if row.scheme == Normal(0.02)] == ["q.weight"]
+    with pytest.raises(PlanError, match="key, linear, query, value"):
+        plan.keep(role="embedding")
+
+
+def test_shapes_that_differ_are_told_once(plan: Plan) -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = Mixed()
+        model.norm = nn.LayerNorm(8)
+    with pytest.raises(PlanError) as found:
+        plan.check(model)
+    assert str(found.value).count("norm.weight") == 1
+
+
+def test_plans_that_say_the_same_do_not_differ() -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+    auto, he = (fanin.plan(model, torch.zeros(2, 8), recipe=recipe) for recipe in ("auto", "he"))
+    assert auto["0.weight"].scheme == he["0.weight"].scheme
+
+
+def test_what_a_recipe_gives_has_to_be_a_plan(plan: Plan) -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Linear(4, 4)
+    with pytest.raises(RecipeError, match="gives a int"):
+        fanin.plan(model, recipe=lambda graph: 5)  # type: ignore[arg-type, return-value]
+    with pytest.raises(RecipeError, match=r"fanin\.apply\(plan, model\)"):
+        fanin.plan(model, recipe=plan)  # type: ignore[arg-type]
+    with pytest.raises(ApplyError, match="cpuu"):
+        fanin.initialize(model, device="cpuu")

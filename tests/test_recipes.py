@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,9 +68,9 @@ def transformer(encoder: int, decoder: int, *, norms: bool, width: int = 512) ->
             blocks = even_blocks("qkv", 3 * width, ("softmax_q", "softmax_k", "attention_value"))
             shape = (3 * width, width)
             nodes.append(ParameterNode(f"{path}.self_attn.in_proj", shape, Role.LINEAR, Axes(blocks=blocks)))
-            nodes.append(last(f"{path}.self_attn.out.weight", width, width, depth))
+            nodes.append(replace(last(f"{path}.self_attn.out.weight", width, width, depth), post_norm=norms))
             nodes.append(linear(f"{path}.fc1.weight", 4 * width, width, "relu"))
-            nodes.append(last(f"{path}.fc2.weight", width, 4 * width, depth))
+            nodes.append(replace(last(f"{path}.fc2.weight", width, 4 * width, depth), post_norm=norms))
             nodes.append(vector(f"{path}.fc2.bias", Role.BIAS, width))
             if norms:
                 nodes.append(vector(f"{path}.norm.weight", Role.NORM_SCALE, width))
@@ -291,6 +292,13 @@ def test_deepnorm_of_one_stack() -> None:
     assert blocks["q"] == pytest.approx(xavier)
     assert blocks["v"] == pytest.approx(0.319472 * xavier, rel=1e-5)
     assert "α = 2.213" in plan.notes[-1]
+
+
+def test_deepnorm_refuses_norms_before_the_branches() -> None:
+    graph = transformer(6, 0, norms=True)
+    before = Graph(tuple(replace(node, post_norm=False) for node in graph), "fake")
+    with pytest.raises(RecipeError, match=r"pre-norm(?s:.*)norm\(alpha \* x \+ f\(x\)\)"):
+        recipes.deepnorm()(before)
 
 
 def test_deepnorm_of_two_stacks() -> None:

@@ -10,8 +10,9 @@ from functools import cached_property
 from typing import Any
 
 from fanin import tables
-from fanin.errors import TraceError, nearest
+from fanin.errors import PlanError, TraceError, compose, nearest
 from fanin.fans import Axes, Fans
+from fanin.fields import require_fields
 from fanin.schemes import Scheme
 
 SCHEMA = 1
@@ -157,8 +158,10 @@ class ParameterNode:
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> ParameterNode:
         """The inverse of `to_dict`."""
-        values = dict(record)
-        values["shape"] = tuple(int(size) for size in values["shape"])
+        values = dict(require_fields(cls, record))
+        values["shape"] = tuple(values["shape"])
+        if any(size < 0 for size in values["shape"]):
+            raise PlanError(compose(f"shape {values['shape']}", "sizes of at least 0"))
         values["role"] = Role(values["role"])
         values["axes"] = Axes.from_dict(values["axes"])
         for name in ("aliases", "reparametrized"):

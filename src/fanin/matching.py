@@ -56,6 +56,7 @@ def match(plan: Plan, model: nn.Module, *, prefix: str = "", names: Mapping[str,
     """
     matches: list[Match] = []
     problems: list[str] = []
+    misshapen: set[str] = set()
     entries = named_parameters(model)
     for entry in entries:
         wanted = (names or {}).get(entry.name, prefix + entry.name)
@@ -65,12 +66,13 @@ def match(plan: Plan, model: nn.Module, *, prefix: str = "", names: Mapping[str,
                 near = nearest(wanted, [row.name for row in plan])
                 problems.append(f"{entry.name}: the plan has no row {wanted!r} ({near})")
         elif found[0].shape != tuple(entry.parameter.shape):
+            misshapen.add(found[0].name)
             have = tables.shape_text(entry.parameter.shape)
             problems.append(f"{entry.name}: the plan says {tables.shape_text(found[0].shape)}, the model has {have}")
         else:
             matches.append(Match(found[0], entry, found[1]))
     whole = not prefix and names is None
-    problems += _uncovered(plan, matches) if whole else []
+    problems += _uncovered(plan, misshapen.union(found.row.name for found in matches)) if whole else []
     problems += _taken_twice(matches, whole)
     if problems:
         raise _misfit(plan, problems)
@@ -91,8 +93,7 @@ def _row(plan: Plan, entry: NamedParameter, wanted: str) -> tuple[Row, str] | No
     return row, wanted if row.node.reparametrized else row.name
 
 
-def _uncovered(plan: Plan, matches: list[Match]) -> Iterator[str]:
-    covered = {found.row.name for found in matches}
+def _uncovered(plan: Plan, covered: set[str]) -> Iterator[str]:
     for row in plan:
         if row.name not in covered and not (row.node.reparametrized and row.kept):
             yield f"{row.name}: the model has no such parameter"
@@ -100,12 +101,13 @@ def _uncovered(plan: Plan, matches: list[Match]) -> Iterator[str]:
 
 def _taken_twice(matches: list[Match], whole: bool) -> Iterator[str]:
     """Parameters that want one row; two stages of a pipeline may each hold one end of a tie."""
-    counts: dict[str, int] = {}
+    takers: dict[str, list[Match]] = {}
     for found in matches:
-        counts[found.row.name] = counts.get(found.row.name, 0) + 1
-    for name, count in counts.items():
-        if count > 1 and (whole or not any(found.row.node.aliases for found in matches if found.row.name == name)):
-            yield f"{name}: {count} parameters of the model take this row"
+        takers.setdefault(found.row.name, []).append(found)
+    for name, taking in takers.items():
+        if len(taking) > 1 and (whole or not any(found.row.node.aliases for found in taking)):
+            names = ", ".join(found.entry.name for found in taking)
+            yield f"{name}: {len(taking)} parameters of the model take this row: {names}; they are tied in the plan"
 
 
 def _with_norms(matches: list[Match], entries: tuple[NamedParameter, ...]) -> list[Match]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from fanin import gains, parametrized, sharding
 from fanin.applying import apply
+from fanin.errors import RecipeError, compose
 from fanin.graph import WEIGHTS, Activation, Graph, ParameterNode, Role
 from fanin.plans import Plan
 from fanin.recipes import Recipe, resolve
@@ -49,8 +50,12 @@ def plan(
     graph = trace(model, inputs)
     if activation is not None:
         graph = with_activation(graph, activation)
-    _, function = resolve(recipe)
-    return sharding.note(parametrized.fit(function(graph), model), model)
+    name, function = resolve(recipe)
+    decided: object = function(graph)
+    if not isinstance(decided, Plan):
+        given = f"recipe {name!r}, which gives a {type(decided).__name__}"
+        raise RecipeError(compose(given, "a plan", instead="fanin.Plan.of(graph, name, lambda node: (scheme, reason))"))
+    return sharding.note(parametrized.fit(decided, model), model)
 
 
 def initialize(

@@ -15,6 +15,7 @@ from fanin import connections, tables
 from fanin.citations import bibliography
 from fanin.differences import Difference, compare_rows
 from fanin.errors import FaninError, PlanError, compose, nearest
+from fanin.fields import require_kinds
 from fanin.files import whole
 from fanin.graph import Graph, ParameterNode
 from fanin.rows import Row
@@ -212,7 +213,13 @@ class Plan:
     @classmethod
     def load(cls, path: str | Path) -> Plan:
         """Read a plan that `save` wrote."""
-        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise PlanError(
+                compose(f"{path}, which cannot be read: {error}", "a plan as Plan.save writes it")
+            ) from None
+        return cls.from_json(text)
 
     def __str__(self) -> str:
         columns = [tables.Column("parameter"), tables.Column("shape", right=True), tables.Column("scheme")]
@@ -229,33 +236,39 @@ def _over(reason: str, earlier: str) -> str:
     return f"{reason} (before: {earlier})"
 
 
+_KINDS = {"fanin": str, "schema": int, "recipe": str, "source": str, "inputs": str}
+_KINDS |= {"notes": tuple[str, ...], "rows": tuple[object, ...]}
+"""The fields of a plan in a file."""
+
+
 def _parse(text: str) -> Plan:
     try:
         record = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise PlanError(compose(f"text that is not JSON ({error})", "a plan as Plan.save writes it")) from None
     if not isinstance(record, dict) or record.get("fanin") != "plan":
         raise PlanError(compose("JSON that is not a plan", 'an object with "fanin": "plan", as Plan.save writes it'))
-    if record.get("schema") != SCHEMA:
+    if record.get("schema") != SCHEMA or isinstance(record["schema"], bool):
         raise PlanError(
             compose(f"a plan of schema {record.get('schema')!r}", f"schema {SCHEMA}", instead='pip install -U "fanin"')
         )
+    require_kinds(_KINDS, record)
+    if "rows" not in record:
+        raise PlanError(compose("a plan without rows", 'a list of "rows", as Plan.save writes it'))
     rows = []
-    for index, row in enumerate(record.get("rows", [])):
+    for index, row in enumerate(record["rows"]):
         name = row.get("name", "?") if isinstance(row, dict) else "?"
         try:
             rows.append(Row.from_dict(row))
-        except (FaninError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (FaninError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             detail = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
             raise PlanError(f"row {index} ({name}): {detail}") from None
     names = [row.name for row in rows]
     for name in names:
         if names.count(name) > 1:
             raise PlanError(compose(f"two rows named {name!r}", "one row a parameter"))
-    notes = tuple(str(note) for note in record.get("notes", []))
-    return Plan(
-        tuple(rows), str(record.get("recipe", "")), str(record.get("source", "")), record.get("inputs", ""), notes
-    )
+    recipe, source, inputs = (record.get(field, "") for field in ("recipe", "source", "inputs"))
+    return Plan(tuple(rows), recipe, source, inputs, tuple(record.get("notes", ())))
 
 
 _connected: dict[str, Callable[..., Any]] = {}

@@ -9,8 +9,13 @@ from typing import Any
 
 from fanin.errors import PlanError, compose
 from fanin.fans import Axes, Fans
+from fanin.fields import require_kinds
 from fanin.graph import ParameterNode, Role
 from fanin.schemes import Expected, Keep, Scheme
+
+_KINDS = {"name": str, "shape": tuple[int, ...], "role": str, "scheme": dict, "reason": str}
+_KINDS |= {"sources": tuple[str, ...], "parameter": dict}
+"""The fields of a row in a file."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +93,10 @@ class Row:
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> Row:
         """The inverse of `to_dict`."""
+        require_kinds(_KINDS, record)
         node = {**record["parameter"], **{key: record[key] for key in ("name", "shape", "role")}}
         reason = record["reason"]
-        if not isinstance(reason, str) or not reason:
+        if not reason:
             raise PlanError(compose(f"reason {reason!r}", "a sentence that says why"))
         scheme = Scheme.from_dict(record["scheme"])
         return cls(ParameterNode.from_dict(node), scheme, reason, tuple(record.get("sources", ())))

@@ -29,7 +29,7 @@ def select(nodes: Iterable[ParameterNode], pattern: Pattern | None, **questions:
         nodes: to choose from.
         pattern: an exact name, a glob over names and ties, several of these, or a function of the node.
         questions: fields of the node that must have this value; ``role`` also takes ``query``, ``key``, ``value`` and
-            ``gate_value``, which choose the block of a packed weight.
+            ``gate_value``, which choose weights, and the block of a packed one.
 
     Raises:
         PlanError: nothing matches, or a question asks for a field that nodes do not have.
@@ -48,6 +48,10 @@ def select(nodes: Iterable[ParameterNode], pattern: Pattern | None, **questions:
         blocks = _answers(node, questions)
         if blocks is not None and _matches(node, pattern):
             chosen[node.name] = blocks
+    several = [] if pattern is None or isinstance(pattern, str) or callable(pattern) else list(pattern)
+    for item in several:
+        if not any(_matches(node, item) for node in candidates):
+            raise _no_match(candidates, item, {})
     if not chosen:
         raise _no_match(candidates, pattern, questions)
     return chosen
@@ -74,6 +78,8 @@ def _answers(node: ParameterNode, questions: dict[str, Any]) -> tuple[str, ...] 
     blocks: tuple[str, ...] = ()
     for field, wanted in questions.items():
         if field == "role" and wanted in PARTS:
+            if not node.is_weight:
+                return None
             if node.activation == PARTS[wanted]:
                 continue
             blocks = tuple(block.name for block in node.axes.blocks if block.activation == PARTS[wanted])
@@ -84,6 +90,10 @@ def _answers(node: ParameterNode, questions: dict[str, Any]) -> tuple[str, ...] 
     return blocks
 
 
+def _followers(node: ParameterNode) -> set[str | None]:
+    return {node.activation, *(block.activation for block in node.axes.blocks)} if node.is_weight else set()
+
+
 def _no_match(nodes: list[ParameterNode], pattern: Pattern | None, questions: dict[str, Any]) -> PlanError:
     asked = ", ".join(f"{field}={value!r}" for field, value in questions.items())
     if isinstance(pattern, str):
@@ -91,5 +101,6 @@ def _no_match(nodes: list[ParameterNode], pattern: Pattern | None, questions: di
         why = nearest(pattern.replace("*", ""), [node.name for node in nodes])
     else:
         shown = asked if pattern is None else "the pattern" + (f" with {asked}" if asked else "")
-        why = f"roles here: {', '.join(sorted({str(node.role) for node in nodes}))}"
+        parts = {part for part, after in PARTS.items() for node in nodes if after in _followers(node)}
+        why = f"roles here: {', '.join(sorted({*map(str, {node.role for node in nodes}), *parts}))}"
     return PlanError(compose(shown, "a pattern that matches at least one parameter", why, "print(plan), for the names"))

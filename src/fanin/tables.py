@@ -53,7 +53,7 @@ def render(
         box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1), header_style="bold" if color else ""
     )
     total = width or shutil.get_terminal_size((100, 24)).columns
-    cells = [tuple(row) for row in rows]
+    cells = [tuple(map(printable, row)) for row in rows]
     for index, column in enumerate(columns):
         # Names are searched for and copied: they stay whole unless they would take more than half of the line.
         whole = index == 0 and not column.wrap and max((len(row[0]) for row in cells), default=0) <= total // 2
@@ -99,7 +99,7 @@ def render_annotated(
         a small start
     """
     total = width or shutil.get_terminal_size((100, 24)).columns
-    cells = [tuple(column.title for column in columns), *(tuple(row) for row in rows)]
+    cells = [tuple(column.title for column in columns), *(tuple(map(printable, row)) for row in rows)]
     sizes = [max(len(row[index]) for row in cells) for index in range(len(columns))]
     sizes[0] = min(sizes[0], max(total - sum(sizes[1:]) - 2 * (len(columns) - 1), 12))
 
@@ -116,8 +116,17 @@ def render_annotated(
             lines.append(row[0])
             row = ("", *row[1:])
         lines.append(line(row))
-        lines.extend(textwrap.wrap(note, total, initial_indent="    ", subsequent_indent="    "))
+        lines.extend(textwrap.wrap(printable(note), total, initial_indent="    ", subsequent_indent="    "))
     return "\n".join([*lines, *([footer] if footer else [])])
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would obey: names and reasons may come from a file of somebody else's.
+
+    >>> printable("fc" + chr(27) + "[2J.weight")
+    'fc�[2J.weight'
+    """
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else "�" for sign in text)
 
 
 def load_rich() -> None:

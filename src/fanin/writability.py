@@ -26,6 +26,8 @@ def require_writable(
     Raises:
         ApplyError: some cannot; the message lists them, and what to write instead for the first.
     """
+    if device is not None:
+        _require_device(device)
     problems = [*_meta_problems(matches, model, device), *_row_problems(matches, seed)]
     if problems:
         name, first = problems[0]
@@ -33,6 +35,13 @@ def require_writable(
         more = [f"… and {len(problems) - SHOWN - 1} more"] if len(problems) > SHOWN + 1 else []
         also = "\n  ".join(["\nalso:", *others, *more]) if others else ""
         raise ApplyError(f"{name} cannot be written; the model is as it was\n{first}{also}")
+
+
+def _require_device(device: torch.device | str) -> None:
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise ApplyError(compose(f"device={device!r}", "a device of torch", str(error), 'device="cpu"')) from None
 
 
 def _headline(error: FaninError) -> str:

@@ -155,7 +155,7 @@ class _Chooser:
             if self.running is not None:
                 gain /= math.sqrt(self.running.power)
                 words += f" ÷ {math.sqrt(self.running.power):.4f}, the RMS of what it takes in"
-            return VarianceScaling(gain**2), f"{words}, {fan_in}"
+            return _of_gain(gain), f"{words}, {fan_in}"
         if node.norm_after:
             return VarianceScaling(1.0), f"a norm follows, so that only the direction counts: gain 1, {fan_in}"
         if self.depth >= DEEP:
@@ -164,7 +164,7 @@ class _Chooser:
         if self.bare_gates and node.stream is not None:
             gain = node.stream_depth ** (-1 / 3)
             words = f"in a gated branch without norms, {node.stream_depth} in the stream: the product of its three"
-            return VarianceScaling(gain**2), f"{words} weights is 1/{node.stream_depth}, gain {gain:.4f}, {fan_in}"
+            return _of_gain(gain), f"{words} weights is 1/{node.stream_depth}, gain {gain:.4f}, {fan_in}"
         if node.residual_last and node.stream_depth > 1 and not node.tamed_by:
             words += f"; last weight of a residual branch, {node.stream_depth} in the stream"
             if _bounded(activation) or node.post_norm:
@@ -176,7 +176,7 @@ class _Chooser:
                 words += f": ÷ √{node.stream_depth}"
                 if self.passed != 1:
                     words += f", × {self.passed**-0.5:.4f} for the gates, which let {self.passed:.4f} of the power pass"
-        return VarianceScaling(gain**2), f"{words}, {fan_in}"
+        return _of_gain(gain), f"{words}, {fan_in}"
 
     def _gain(self, node: ParameterNode, activation: str | None) -> tuple[float, str]:
         after = following(node, activation)
@@ -207,6 +207,11 @@ class _Chooser:
             gain = running.gain
             words = f"followed by {activation}, at inputs of std {running.std:.4f}: gain {gain:.4f}"
         return ScaledOrthogonal(gain), f"{words}; {self.depth} plain layers: orthogonal"
+
+
+def _of_gain(gain: float) -> VarianceScaling:
+    """A normal law of this gain; to twelve digits, since a root and its square differ in the last."""
+    return VarianceScaling(float(f"{gain**2:.12g}"))
 
 
 @lru_cache(maxsize=256)

@@ -100,7 +100,8 @@ def deepnorm() -> PublishedRecipe:
       β = (12M)^(−1/4).
 
     Raises:
-        RecipeError: from the recipe, for a model without norms or residual branches.
+        RecipeError: from the recipe, for a model without norms or residual branches, or one that normalizes before
+            its branches.
 
     Source: Wang et al. 2022, figure 2.
 
@@ -110,6 +111,7 @@ def deepnorm() -> PublishedRecipe:
 
     def rules(graph: Graph) -> list[Rule]:
         require_branches(graph, "deepnorm")
+        _require_post_norm(graph)
         stacks = _stacks(graph)
 
         def weight(node: ParameterNode, activation: str | None) -> Decision:
@@ -129,6 +131,20 @@ def deepnorm() -> PublishedRecipe:
         ]
 
     return published("deepnorm", rules, "wang2022", notes=_alpha_note)
+
+
+def _require_post_norm(graph: Graph) -> None:
+    normed = any(node.role == Role.NORM_SCALE for node in graph)  # a model without any is refused for that
+    if not normed or all(node.post_norm for node in graph if last_of_branch(node)):
+        return
+    raise RecipeError(
+        compose(
+            "recipe 'deepnorm' on a model whose residual sums are not normalized before they go on (pre-norm)",
+            "x = norm(alpha * x + f(x)) in every block",
+            "β balances the α that a post-norm block multiplies its stream with",
+            'fanin.plan(model, inputs, recipe="auto")',
+        )
+    )
 
 
 def _alpha_note(graph: Graph) -> tuple[str, ...]:

@@ -54,8 +54,13 @@ def recipe_named(name: str) -> RecipeFunction:
 
 def resolve(recipe: Recipe) -> tuple[str, RecipeFunction]:
     """The name and function of a recipe that is given by either."""
+    other: object = recipe
     if isinstance(recipe, str):
         return ALIASES.get(recipe, recipe), recipe_named(recipe)
-    if callable(recipe):
+    if callable(other):
         return getattr(recipe, "__name__", "custom"), recipe
-    raise RecipeError(compose(f"recipe {recipe!r}", "a name, or a function from a graph to a plan"))
+    if isinstance(other, Plan):
+        given, instead = f"a plan of {len(other)} rows for a recipe", "fanin.apply(plan, model)"
+    else:
+        given, instead = f"recipe {recipe!r}", 'recipe="auto"'
+    raise RecipeError(compose(given, "a name, or a function from a graph to a plan", instead=instead))
