@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from conftest import global_random_state
-from fanin.errors import TraceError
+from fanin.errors import InputsError, TraceError
 from fanin.tracing import trace
 from zoo import MODELS, Asking, Caching, Counting, Failing, Idle, InPlace, Leaving, Random, Writing
 
@@ -53,22 +53,46 @@ def test_also_after_a_failure_and_an_interrupt(error: BaseException) -> None:
     model = Failing(error)
     before, random_state = snapshot(model), global_random_state()
     fast = torch.backends.mha.get_fastpath_enabled()
-    if isinstance(error, KeyboardInterrupt):
-        with pytest.raises(KeyboardInterrupt):
-            trace(model, torch.zeros(2, 8))
-    else:
-        graph = trace(model, torch.zeros(2, 8))
-        assert graph.source == "modules"
-        assert [note.split(":")[0] for note in graph.notes[:3]] == [
-            "fake run failed",
-            "optimistic run failed",
-            "real run failed",
-        ]
+    with pytest.raises((InputsError, KeyboardInterrupt), match=r"RuntimeError: no|^$"):
+        trace(model, torch.zeros(2, 8))
     assert snapshot(model) == before
     assert global_random_state() == random_state
     assert torch.backends.mha.get_fastpath_enabled() == fast
     assert not torch.is_inference_mode_enabled()
     assert torch.ones(1).add(1).item() == 2, "a dispatch mode was left on"
+
+
+class Shy(nn.Module):
+    """Runs, but not where somebody watches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("not here")
+        result: torch.Tensor = self.fc(x)
+        return result
+
+
+def test_a_model_that_runs_but_cannot_be_recorded_is_known_by_its_modules() -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = Shy()
+    graph = trace(model, torch.zeros(2, 8))
+    assert graph.source == "modules"
+    assert [note.split(":")[0] for note in graph.notes[:3]] == [
+        "fake run failed",
+        "optimistic run failed",
+        "real run failed",
+    ]
+
+
+def test_inputs_that_the_model_refuses_are_an_error_that_tells_how_to_give_a_mapping() -> None:
+    with pytest.raises(InputsError, match=r"float32 2×9"):
+        trace(Shy(), torch.zeros(2, 9))
+    with pytest.raises(InputsError, match=r"inputs=\(batch,\)"):
+        trace(Shy(), {"y": torch.zeros(2, 8)})
 
 
 def test_inputs_are_left_as_they_were() -> None:

@@ -19,10 +19,11 @@ from fanin.measuring.watching import Selector
 from fanin.observations import ParameterSignal
 from fanin.signals import Signals
 from fanin.tracing import trace
+from fanin.tracing.capture import tensors_in
 from fanin.tracing.inputs import describe
 from fanin.tracing.names import NamedParameter, canonical, named_parameters, unwrap
 from fanin.tracing.records import Call
-from fanin.tracing.tracer import Inputs, as_call
+from fanin.tracing.tracer import Inputs, as_call, rejected
 
 _MODES = {True: "as in training", False: "as in evaluation"}
 
@@ -60,6 +61,10 @@ def measure(
     >>> [signal.name for signal in signals.layers], signals.parameter("2.weight").reached
     (['0', '1', '2'], True)
     """
+    given_loss: object = loss
+    if given_loss is not None and not callable(given_loss):
+        given, needed = f"loss={loss!r}", "a function of the output that gives one number"
+        raise InputsError(compose(given, needed, instead="loss=lambda output: cross_entropy(output, labels)"))
     entries = named_parameters(model)
     graph = trace(model, inputs) if graph is None else graph
     facts = [observe(entry, graph[entry.name]) for entry in entries]
@@ -74,8 +79,25 @@ def measure(
     if any(fact.meta for fact in facts) or any(buffer.meta for buffer in buffers):
         return replace(signals, notes=("nothing was run: parameters or buffers are on the meta device",))
     call = as_call(inputs)
+    _require_numbers(call)
     observed, notes = _observe_run(model, entries, graph, call, loss, training, _selector(model, layers))
-    return _complete(signals, observed, call, notes)
+    return _complete(signals, observed, call, (*notes, *_unseen(model)))
+
+
+def _require_numbers(call: Call) -> None:
+    for tensor in tensors_in(call):
+        if tensor.is_floating_point() and not tensor.is_meta and bool(torch.isnan(tensor).any()):
+            given = f"inputs that hold not-a-number, in a tensor of shape {tuple(tensor.shape)}"
+            raise InputsError(compose(given, "numbers", "whatever they meet is not a number either"))
+
+
+def _unseen(model: nn.Module) -> tuple[str, ...]:
+    """What the recorder cannot look into: the operations of scripted modules run inside of torch."""
+    scripted: list[str] = []
+    for path, part in unwrap(model).named_modules():
+        if isinstance(part, torch.jit.ScriptModule) and not any(path.startswith(f"{outer}.") for outer in scripted):
+            scripted.append(path)
+    return (f"scripted modules were not looked into: {', '.join(scripted)}",) if scripted else ()
 
 
 def _selector(model: nn.Module, layers: str | Sequence[str] | None) -> Selector:
@@ -112,9 +134,7 @@ def _observe_run(
             return observed, (f"run {_MODES[False]}, for it fails {_MODES[True]}: {type(first).__name__}: {why}",)
         except Exception as error:
             first = error
-    why = f"{type(first).__name__}: {first}"
-    given = f"a {type(model).__name__} that fails when called with {describe(call)}"
-    raise InputsError(compose(given, "inputs that the model takes", why)) from first
+    raise rejected(model, call, first) from first
 
 
 def _complete(signals: Signals, observed: Observed, call: Call, notes: tuple[str, ...]) -> Signals:

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
+from fanin.errors import InputsError, compose
 from fanin.graph import Graph, ParameterNode
 from fanin.tracing import compatibility
 from fanin.tracing.assembly import Assembler
@@ -61,6 +63,7 @@ def trace(model: nn.Module, inputs: Inputs = None) -> Graph:
 
     Raises:
         TraceError: a parameter has no shape yet (lazy modules).
+        InputsError: the model fails on the inputs given.
 
     >>> import torch
     >>> graph = trace(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(2, 4))
@@ -74,9 +77,30 @@ def trace(model: nn.Module, inputs: Inputs = None) -> Graph:
     else:
         call = as_call(inputs)
         graph = replace(_trace_call(model, base, call)[0], inputs=describe(call))
+        if graph.source == "modules":
+            _require_taken(model, base, call)
     if graph.source == "modules" and type(unwrap(model)).forward is not nn.Module.forward:
         return graph
     return with_towers(model, graph, lambda tower: _with_found_inputs(tower, graph_of(tower)))
+
+
+def _require_taken(model: nn.Module, base: Graph, call: Call) -> None:
+    """Raise if a model fails on what it is called with also where nobody watches; recording may be what failed."""
+    if not _can_compute(base, model) or type(unwrap(model)).forward is nn.Module.forward:
+        return
+    try:
+        with _ONE_AT_A_TIME, preserved_randomness(), torch.no_grad():
+            real_copy(model).model.eval()(*call[0], **call[1])
+    except Exception as error:  # a model may raise anything
+        raise rejected(model, call, error) from error
+
+
+def rejected(model: nn.Module, call: Call, error: Exception) -> InputsError:
+    """The error for inputs on which a model fails."""
+    given = f"a {type(model).__name__} that fails when called with {describe(call)}"
+    unpacked = call[1] and "unexpected keyword" in str(error)
+    instead = "inputs=(batch,), for a model whose one argument is a mapping" if unpacked else ""
+    return InputsError(compose(given, "inputs that the model takes", f"{type(error).__name__}: {error}", instead))
 
 
 def _with_found_inputs(model: nn.Module, base: Graph) -> Graph:
