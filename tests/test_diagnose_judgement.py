@@ -14,6 +14,9 @@ from torch.nn import functional
 import fanin
 from fanin.comparison.workers import one_thread
 from fanin.diagnoses import Diagnosis, Severity
+from fanin.errors import FaninError, InputsError
+from fanin.integrations import starts
+from fanin.testing import assert_healthy
 
 
 class Case(NamedTuple):
@@ -252,3 +255,50 @@ def test_a_fault_beside_them_is_found(what: str) -> None:
         if what in MENDED:
             fanin.apply(diagnosis.fix(), case.model, seed=0)
             assert code not in judged(case).codes
+
+
+def test_a_model_without_values_is_not_healthy() -> None:
+    diagnosis = fanin.diagnose(nn.Linear(8, 4, device="meta"), torch.zeros(2, 8))
+    assert diagnosis.codes == ("F109",)
+    assert not diagnosis.ok
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning", "ignore:.*deprecated:DeprecationWarning")
+def test_what_was_not_looked_into_is_said() -> None:
+    with torch.random.fork_rng(devices=[]):
+        scripted = torch.jit.script(nn.Sequential(nn.Linear(8, 8), nn.ReLU()))
+        signals = fanin.measure(nn.Sequential(scripted, nn.Linear(8, 4)), torch.ones(4, 8))
+    assert signals.notes == ("scripted modules were not looked into: 0",)
+
+
+def test_inputs_and_losses_that_are_none_are_refused() -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Linear(4, 4)
+    with pytest.raises(InputsError, match="not-a-number"):
+        fanin.measure(model, torch.full((2, 4), torch.nan))
+    with pytest.raises(InputsError, match=r"loss=lambda output"):
+        fanin.diagnose(model, torch.ones(2, 4), loss="cross-entropy")  # type: ignore[arg-type]
+
+
+def test_codes_may_be_one_text() -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Linear(16, 16)
+        nn.init.constant_(model.weight, 0.1)
+    inputs = torch.ones(2, 16)
+    assert fanin.diagnose(model, inputs, select="F101").codes == ("F101",)
+    with pytest.raises(AssertionError, match="F101"):
+        assert_healthy(model, inputs, select="F1")
+    with pytest.raises(FaninError, match="F999"):
+        starts.gate("raise", "error", "F999", (), None)
+
+
+@pytest.mark.parametrize("form", ["matrix_exp", "cayley", "householder"])
+def test_a_parametrized_orthogonal_matrix_has_a_form_of_its_own(form: str) -> None:
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer = nn.utils.parametrizations.orthogonal(nn.Linear(16, 4), orthogonal_map=form)
+        model = nn.Sequential(layer, nn.ReLU(), nn.Linear(4, 8))
+        nn.init.constant_(model[2].weight, 0.1)
+        diagnosis = fanin.diagnose(model, X())
+        assert {finding.place for finding in diagnosis.findings if finding.code == "F101"} == {"2.weight"}
+        fanin.apply(diagnosis.fix(), model, seed=0)

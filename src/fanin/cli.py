@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import sys
 import traceback
@@ -36,6 +37,9 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; an error that fanin raises on purpose is its message and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a pipe of another encoding shows ? for √, and goes on
+            stream.reconfigure(errors="replace")
     try:
         app()
     except (FaninError, OSError) as error:

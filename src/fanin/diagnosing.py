@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from fanin.diagnoses import Diagnosis
-from fanin.findings import Evidence, Hidden, examine
+from fanin.findings import Codes, Evidence, Hidden, examine
 from fanin.graph import Graph, ParameterNode
 from fanin.measuring import measure
 from fanin.plans import Plan
@@ -24,8 +24,8 @@ def diagnose(
     *,
     loss: Callable[[Any], torch.Tensor] | None = None,
     plan: Plan | None = None,
-    select: Iterable[str] = (),
-    ignore: Iterable[str] = (),
+    select: Codes = (),
+    ignore: Codes = (),
 ) -> Diagnosis:
     """Judge how a model starts: one forward and backward on a batch, and every rule of `fanin.findings`.
 
@@ -57,12 +57,12 @@ def judge(
     *,
     plan: Plan | None = None,
     hidden: tuple[Hidden, ...] = (),
-    select: Iterable[str] = (),
-    ignore: Iterable[str] = (),
+    select: Codes = (),
+    ignore: Codes = (),
 ) -> Diagnosis:
     """Judge signals that were measured before, perhaps on another machine."""
     evidence = Evidence(signals.graph, signals, plan, hidden)
-    findings = examine(evidence, tuple(select), tuple(ignore))
+    findings = examine(evidence, select, ignore)
     return Diagnosis(findings, signals, plan if plan is not None else as_found(signals.graph))
 
 

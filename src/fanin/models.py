@@ -9,7 +9,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,9 @@ def load(spec: str, *, small: bool = False, meta: bool = False, samples: int = 1
                 instead=f"timm/{spec.rpartition('/')[2] or 'resnet50'}, or mymodels:build",
             )
         )
-    with seeded(0), blamed(f"{spec}, which fails when it is built", "a model that can be built"):
+    # What a user's code prints is not fanin's output, which may be read by a program.
+    failing = blamed(f"{spec}, which fails when it is built", "a model that can be built")
+    with seeded(0), redirect_stdout(sys.stderr), failing:
         model, example = _on_meta(build) if meta else build()
         return model, example(samples)
 

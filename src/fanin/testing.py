@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -11,6 +11,7 @@ from torch import nn
 from fanin.diagnoses import RANKS, Severity
 from fanin.diagnosing import diagnose
 from fanin.examples import loss_named
+from fanin.findings import Codes
 
 __all__ = ["assert_healthy"]
 
@@ -20,8 +21,8 @@ def assert_healthy(
     inputs: Any = None,
     *,
     loss: str | Callable[[Any], torch.Tensor] | None = None,
-    select: Iterable[str] = (),
-    ignore: Iterable[str] = (),
+    select: Codes = (),
+    ignore: Codes = (),
     level: Literal["error", "warning"] = "warning",
 ) -> None:
     """Fail unless a model starts well, as `fanin.diagnose` judges it; nothing of the model changes.
@@ -49,7 +50,7 @@ def assert_healthy(
     __tracebackhide__ = True  # to pytest the failed test is the line that asserts
     worst = RANKS[Severity(level)]
     of_output = loss_named(loss) if isinstance(loss, str) else loss
-    diagnosis = diagnose(model, inputs, loss=of_output, select=tuple(select), ignore=tuple(ignore))
+    diagnosis = diagnose(model, inputs, loss=of_output, select=select, ignore=ignore)
     failed = tuple(finding for finding in diagnosis.findings if RANKS[finding.severity] <= worst)
     if failed:
         # Raised, not asserted: `python -O` strips assertions.

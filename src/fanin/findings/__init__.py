@@ -16,10 +16,11 @@ from fanin.findings import (
     units,
 )
 from fanin.findings.evidence import Evidence, Hidden
-from fanin.findings.registry import RULES, Rule, examine, explain, overview, register
+from fanin.findings.registry import RULES, Codes, Rule, examine, explain, known_codes, overview, register
 
 __all__ = [
     "RULES",
+    "Codes",
     "Evidence",
     "Hidden",
     "Rule",
@@ -33,6 +34,7 @@ __all__ = [
     "explain",
     "garbage",
     "gates",
+    "known_codes",
     "losses",
     "overview",
     "precision",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fanin.diagnoses import Finding, Severity
-from fanin.findings.evidence import DRAWN, Evidence
+from fanin.findings.evidence import DRAWN, FORMING, Evidence
 from fanin.findings.garbage import zero_rows
 from fanin.findings.registry import finding, register
 from fanin.graph import ParameterNode
@@ -25,6 +25,8 @@ def equal_units(evidence: Evidence) -> Iterator[Finding]:
     """Rows or columns that repeat."""
     for node, signal in evidence.drawn():
         if not signal.rms or signal.non_finite or signal.repeats > 1 or zero_rows(node, signal):
+            continue
+        if FORMING.intersection(node.reparametrized):
             continue
         meant = _shuffled(evidence, signal) or _slices_repeat(signal)
         rows = 0.0 if meant else max(signal.duplicate_rows - _zero_blocks(node, signal), 0.0)

@@ -28,6 +28,10 @@ BESIDE = frozenset({Role.BIAS, Role.NORM_SHIFT, Role.POSITION, Role.TOKEN})
 """The roles whose zeros block nothing."""
 
 
+FORMING = frozenset({"linalg_householder_product", "matrix_exp", "linalg_solve"})
+"""What makes an orthogonal matrix of a parameter, whose own values then have a form of their own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hidden:
     """A weight that was set, and is not the one that the layer uses: a parametrization computes it anew.
@@ -96,8 +100,9 @@ class Evidence:
         return Normal(1 / math.sqrt(max(node.fans.fan_in, 1.0))) if len(node.shape) > 1 else Ones()
 
     def redraw(self, *names: str) -> tuple[Edit, ...]:
-        """Edits that give each parameter what it should get."""
-        return tuple(Edit(name, self.scheme(name)) for name in names)
+        """Edits that give each parameter what it should get; none where a parametrization forms the weight."""
+        free = (name for name in names if not FORMING.intersection(self.graph[name].reparametrized))
+        return tuple(Edit(name, self.scheme(name)) for name in free)
 
     @cached_property
     def intended_zeros(self) -> frozenset[str]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from fanin.diagnoses import Edit, Finding, Severity
-from fanin.findings.evidence import Evidence
+from fanin.findings.evidence import FORMING, Evidence
 from fanin.findings.registry import finding, register
 from fanin.graph import ParameterNode, Role
 from fanin.observations import ParameterSignal
@@ -51,6 +51,21 @@ def flat_variance(evidence: Evidence) -> Iterator[Finding]:
     for buffer in evidence.signals.buffers:
         if buffer.name.split(".")[-1] == "running_var" and not buffer.meta and buffer.min <= 0 and buffer.shape:
             yield finding("F108", Severity.ERROR, buffer.name, f"its smallest value is {buffer.min:.3g}")
+
+
+@register(
+    "F109",
+    "a parameter that has no values",
+    why="it was built on the meta device and nothing has made it since, so that nothing could be run or judged",
+    threshold="any parameter on the meta device",
+    remedy='fanin.initialize(model, device="cpu")',
+)
+def without_values(evidence: Evidence) -> Iterator[Finding]:
+    """Parameters on the meta device."""
+    names = [signal.name for signal in evidence.signals.parameters if signal.meta]
+    if names:
+        seen = "it is on the meta device" + (f", as are {len(names) - 1} more" if len(names) > 1 else "")
+        yield finding("F109", Severity.ERROR, names[0], seen, places=names[1:])
 
 
 @register(
@@ -123,7 +138,7 @@ def _distance(node: ParameterNode, signal: ParameterSignal) -> float:
 def partly_written(evidence: Evidence) -> Iterator[Finding]:
     """Rows of zeros beside rows that were drawn."""
     for node, signal in evidence.drawn():
-        if zero_rows(node, signal) >= 2:
+        if zero_rows(node, signal) >= 2 and not FORMING.intersection(node.reparametrized):
             share = signal.zero
             seen = f"{share:.0%} of the values are exactly zero, in whole rows"
             yield finding("F107", Severity.ERROR, node.name, seen, edits=evidence.redraw(node.name))

@@ -65,13 +65,17 @@ def finding(
     return Finding(code, severity, place, seen, rule.why, rule.remedy, rule.source, tuple(edits), tuple(places))
 
 
-def examine(evidence: Evidence, select: Iterable[str] = (), ignore: Iterable[str] = ()) -> tuple[Finding, ...]:
+Codes = str | Iterable[str]
+"""A rule's code or its beginning, such as ``"F2"``, or several."""
+
+
+def examine(evidence: Evidence, select: Codes = (), ignore: Codes = ()) -> tuple[Finding, ...]:
     """Ask every rule, or those whose codes begin with one of ``select`` and with none of ``ignore``.
 
     Raises:
         FaninError: a selected or ignored code begins no rule's.
     """
-    chosen, left_out = _known(select), _known(ignore)
+    chosen, left_out = known_codes(select), known_codes(ignore)
     rules = [
         rule
         for code, rule in sorted(RULES.items())
@@ -100,8 +104,13 @@ def overview() -> str:
     return tables.render(columns, [(code, rule.title) for code, rule in sorted(RULES.items())])
 
 
-def _known(codes: Iterable[str]) -> tuple[str, ...]:
-    given = tuple(code.upper() for code in codes)
+def known_codes(codes: Codes) -> tuple[str, ...]:
+    """The codes, as a tuple in capitals.
+
+    Raises:
+        FaninError: one begins no rule's.
+    """
+    given = tuple(code.upper() for code in ((codes,) if isinstance(codes, str) else codes))
     for code in given:
         if not any(known.startswith(code) for known in RULES):
             raise FaninError(compose(f"code {code!r}", "a rule's code or its beginning", instead=nearest(code, RULES)))

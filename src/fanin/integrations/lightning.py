@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import nn
 
 from fanin.diagnoses import Diagnosis
 from fanin.errors import MissingExtraError
+from fanin.findings import Codes
 from fanin.integrations.starts import Action, Level, Loss, UnhealthyStart, gate
 
 try:
@@ -56,8 +57,8 @@ class StartCheck(Callback):
         action: Action = "raise",
         level: Level = "error",
         *,
-        select: Sequence[str] = (),
-        ignore: Sequence[str] = (),
+        select: Codes = (),
+        ignore: Codes = (),
         report: str | Path | None = None,
         inputs: Callable[[Any], Any] | None = None,
         loss: Callable[[Any, Any], Any] | None = None,
@@ -74,7 +75,11 @@ class StartCheck(Callback):
             return
         with trainer.precision_plugin.train_step_context(), _alone(pl_module):
             model, call, loss = self._subject(pl_module, batch)
-            self.diagnosis = self.gate.judge(model, call, loss, write=trainer.is_global_zero)
+            try:
+                self.diagnosis = self.gate.judge(model, call, loss, write=trainer.is_global_zero)
+            except UnhealthyStart as stop:
+                self.diagnosis = stop.diagnosis
+                raise
 
     def _subject(self, module: Any, batch: Any) -> tuple[nn.Module, Any, Loss | None]:
         if self.inputs is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,6 +14,7 @@ from torch import nn
 from fanin.diagnoses import RANKS, Diagnosis, Finding, Severity
 from fanin.diagnosing import diagnose
 from fanin.errors import FaninError, InputsError, compose
+from fanin.findings import Codes, known_codes
 
 Action = Literal["raise", "warn"]
 Level = Literal["error", "warning"]
@@ -62,7 +63,7 @@ class Gate:
         end a run.
 
         Returns:
-            The diagnosis; None when it failed.
+            The diagnosis; None when it failed. Where it stops the run, the exception has it.
 
         Raises:
             UnhealthyStart: something was found that is to stop the run.
@@ -86,6 +87,6 @@ class Gate:
         return diagnosis
 
 
-def gate(action: Action, level: Level, select: Iterable[str], ignore: Iterable[str], report: str | Path | None) -> Gate:
+def gate(action: Action, level: Level, select: Codes, ignore: Codes, report: str | Path | None) -> Gate:
     """A gate from what the callbacks are given."""
-    return Gate(action, level, tuple(select), tuple(ignore), None if report is None else Path(report))
+    return Gate(action, level, known_codes(select), known_codes(ignore), None if report is None else Path(report))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import nn
 
 from fanin.diagnoses import Diagnosis
 from fanin.errors import MissingExtraError
+from fanin.findings import Codes
 from fanin.integrations.starts import Action, Level, Loss, UnhealthyStart, gate
 
 try:
@@ -48,8 +48,8 @@ class StartCheck(TrainerCallback):
         action: Action = "raise",
         level: Level = "error",
         *,
-        select: Sequence[str] = (),
-        ignore: Sequence[str] = (),
+        select: Codes = (),
+        ignore: Codes = (),
         report: str | Path | None = None,
         loss: Loss | None = None,
     ) -> None:
@@ -83,7 +83,11 @@ class StartCheck(TrainerCallback):
         # The Trainer's autocast is inside the forward; that it is on is known only out here.
         device = next((parameter.device.type for parameter in model.parameters()), "cpu")
         with torch.autocast(device, self._precision, enabled=self._precision is not None):
-            self.diagnosis = self.gate.judge(model, call or kwargs, self.loss, write=self._writes)
+            try:
+                self.diagnosis = self.gate.judge(model, call or kwargs, self.loss, write=self._writes)
+            except UnhealthyStart as stop:
+                self.diagnosis = stop.diagnosis
+                raise
 
     def _wait_no_longer(self) -> None:
         if self._waiting is not None:
