@@ -27,6 +27,18 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "    model = healthy()\n"
         "    nn.init.constant_(model[0].weight, 0.1)\n"
         "    return model\n"
+        "class Pair(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.one, self.two = nn.Linear(8, 4), nn.Linear(6, 4)\n"
+        "    def forward(self, x, y):\n"
+        "        print('a word from the model')\n"
+        "        return torch.tanh(self.one(x) + self.two(y))\n"
+        "def pair():\n"
+        "    print('a word from the factory')\n"
+        "    return Pair()\n"
+        "def batch():\n"
+        "    return torch.ones(2, 8), torch.ones(2, 6)\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -73,3 +85,11 @@ def test_diff_shows_what_changed_and_exits_1() -> None:
     call("plan", "workshop:healthy", "--recipe", "xavier", "--save", "xavier.json")
     assert "0.weight" in call("diff", "he.json", "xavier.json", code=1)
     assert "no difference" in call("diff", "he.json", "he.json")
+
+
+@pytest.mark.parametrize("command", ["trace", "plan"])
+def test_a_batch_may_be_given_and_what_models_print_is_no_output(command: str) -> None:
+    result = RUNNER.invoke(app, [command, "workshop:pair", "--inputs", "workshop:batch", "--json"])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["source"] == "fake"
+    assert "a word from the factory" in result.stderr

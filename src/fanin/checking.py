@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fanin.commands import AsJson, Model, Seed, Small, codes, save_model
+from fanin.commands import AsJson, Batch, Model, Seed, Small, codes, save_model
 from fanin.errors import InputsError, compose
 
 if TYPE_CHECKING:
@@ -24,9 +24,7 @@ SAMPLES = 4
 
 def check(
     model: Model,
-    inputs: Annotated[
-        str | None, typer.Option(metavar="BATCH", help="A .safetensors, .pt, .npy or .npz file, or module:factory.")
-    ] = None,
+    inputs: Batch = None,
     loss: Annotated[
         str | None, typer.Option(metavar="LOSS", help="cross-entropy, mse, or module:function of the output.")
     ] = None,
@@ -163,7 +161,8 @@ def _closing(subject: _Subject, found: Diagnosis, fixed: bool) -> str:
     """What was looked at, and what can be done about what was found."""
     signals, lines = found.signals, ["healthy: nothing but notes"] if found.ok and found.findings else []
     if not signals.has_run:
-        lines.append(f"{len(signals.parameters)} parameters judged by their values alone: give --inputs to run it")
+        advice = "" if subject.given else ": give --inputs to run it"
+        lines.append(f"{len(signals.parameters)} parameters judged by their values alone{advice}")
     else:
         origin = subject.batches[0][0]
         where = f", {origin}" if origin else ""

@@ -7,6 +7,7 @@ import io
 import json
 import sys
 import traceback
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ import typer
 
 from fanin import commands, tables
 from fanin.checking import check
-from fanin.commands import AsJson, Model, Small
+from fanin.commands import AsJson, Batch, Model, Small
 from fanin.errors import FaninError, InputsError, MissingExtraError, compose
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def plan(
     recipe: Annotated[str | None, typer.Option(help="A recipe's name, or module:function.")] = None,
     save: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the plan as JSON.")] = None,
     summary: Annotated[bool, typer.Option("--summary", help="One line a scheme, not one a parameter.")] = False,
+    inputs: Batch = None,
     small: Small = False,
     as_json: AsJson = False,
 ) -> None:
@@ -80,11 +82,10 @@ def plan(
     - `fanin plan mymodels:build --summary`
     """
     import fanin
-    from fanin.models import load
 
-    built, inputs = load(model, small=small, meta=True)
     chosen = {} if recipe is None else {"recipe": _recipe(recipe)}
-    decided = fanin.plan(built, inputs, **chosen)
+    with redirect_stdout(sys.stderr):  # what the model prints is no part of the output
+        decided = fanin.plan(*commands.subject(model, inputs, small), **chosen)
     if save:
         decided.save(save)
         print(f"plan written to {save}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,12 +17,17 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="timm/…, torchvisi
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan that fanin plan --save wrote.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Small = Annotated[bool, typer.Option("--small", help="Shrink a transformers model to two narrow layers.")]
+Batch = Annotated[
+    str | None,
+    typer.Option("--inputs", metavar="BATCH", help="A .safetensors, .pt, .npy or .npz file, or module:factory."),
+]
 Seed = Annotated[int, typer.Option(help="With a parameter's name it decides its values.")]
 
 
 def trace(
     model: Model,
     parameter: Annotated[str | None, typer.Option(help="Tell the story of this one instead.")] = None,
+    inputs: Batch = None,
     small: Small = False,
     as_json: AsJson = False,
 ) -> None:
@@ -34,10 +40,9 @@ def trace(
     - `fanin trace transformers/llama --small --parameter model.layers.0.mlp.gate_proj.weight`
     """
     import fanin
-    from fanin.models import load
 
-    built, inputs = load(model, small=small, meta=True)
-    graph = fanin.trace(built, inputs)
+    with redirect_stdout(sys.stderr):  # what the model prints is no part of the output
+        graph = fanin.trace(*subject(model, inputs, small))
     print(graph.to_json() if as_json else graph.explain(parameter) if parameter else graph)
 
 
@@ -92,6 +97,15 @@ def diff(before: PlanFile, after: PlanFile, as_json: AsJson = False) -> None:
     difference = Plan.load(before).diff(Plan.load(after))
     print(json.dumps(difference.to_dict(), indent=1) if as_json else difference)
     raise typer.Exit(1 if difference else 0)
+
+
+def subject(model: str, inputs: str | None, small: bool) -> tuple[Any, Any]:
+    """A model, without values where it allows that, and what it is called with: the batch given, or its own."""
+    from fanin.examples import read_inputs
+    from fanin.models import load
+
+    built, own = load(model, small=small, meta=True)
+    return built, own if inputs is None else read_inputs(inputs, built)
 
 
 def codes(text: str) -> tuple[str, ...]:
