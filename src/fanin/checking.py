@@ -169,7 +169,6 @@ def _closing(subject: _Subject, found: Diagnosis, fixed: bool) -> str:
         lines.append(
             f"{len(signals.parameters)} parameters and {len(signals.layers)} operations, on {signals.inputs}{where}"
         )
-    lines += [f"note: {note}" for note in signals.notes]
     mendable = sum(bool(finding.edits) for finding in found.findings)
     if mendable and not fixed:
         lines.append(f"{mendable} of {len(found.findings)} can be mended: --fix -o model.safetensors")

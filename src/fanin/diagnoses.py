@@ -246,11 +246,10 @@ class Diagnosis:
         return target
 
     def __str__(self) -> str:
-        if not self.findings:
-            return "healthy: nothing found"
         counts = [(severity, sum(item.severity is severity for item in self.findings)) for severity in Severity]
         head = ", ".join(f"{count} {severity}{'s' * (count != 1)}" for severity, count in counts if count)
-        return "\n".join((*map(str, self.findings), head))
+        notes = (f"note: {note}" for note in self.signals.notes)
+        return "\n".join((*map(str, self.findings), head or "healthy: nothing found", *notes))
 
 
 def _edited(plan: Plan, edits: Iterable[Edit], reason: str) -> Plan:
