@@ -172,6 +172,12 @@ def test_buffers_on_meta_are_named_and_deferred_is_recommended() -> None:
     assert bare.weight.any()
 
 
+def test_a_normalized_weight_that_was_deferred_is_told_apart() -> None:
+    model = built(lambda: parametrizations.spectral_norm(nn.Linear(16, 16)), larger_than=0)
+    with pytest.raises(ApplyError, match=r"spectral normalization(?s:.*)larger_than="):
+        fanin.initialize(model, recipe="he", device="cpu")
+
+
 def test_nothing_is_left_behind() -> None:
     with pytest.raises(ZeroDivisionError), deferred(0):
         1 / 0

@@ -142,14 +142,12 @@ def _require_memory(parameter: torch.Tensor) -> None:
 
 def _meta_buffers(names: Sequence[str]) -> ApplyError:
     shown = ", ".join(names[:SHOWN]) + (f", … and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
-    return ApplyError(
-        compose(
-            f"buffers on the meta device: {shown}",
-            "buffers with their values",
-            "rotary tables and running statistics are computed by constructors; no plan knows them",
-            "with fanin.deferred(): model = …, which puts large parameters on meta and nothing else",
-        )
-    )
+    why = "rotary tables and running statistics are computed by constructors; no plan knows them"
+    instead = "with fanin.deferred(): model = …, which puts large parameters on meta and nothing else"
+    if any("parametrizations." in name for name in names):
+        why = "spectral normalization computes its vectors from the weight, which has no values yet"
+        instead = "with fanin.deferred(larger_than=…): model = …, with more elements than that weight has"
+    return ApplyError(compose(f"buffers on the meta device: {shown}", "buffers with their values", why, instead))
 
 
 def _kept_on_meta(name: str) -> ApplyError:
