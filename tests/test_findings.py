@@ -206,6 +206,13 @@ def test_gradient_through_depth() -> None:
     assert chain(1.4, 1.4, 1.4, gradients=(9e3, 4.0, 1.0)) == {"F403": "error"}
 
 
+@pytest.mark.parametrize(("size", "severity"), [(19.0, None), (21.0, "warning"), (404.0, "error")])
+def test_a_state_that_grows(size: float, severity: str | None) -> None:
+    weight = node("rnn.weight_hh_l0", Role.RECURRENT, (64, 64), feedback=True)
+    state = layer(0, Kind.RECURRENT, target="rnn_relu", weights=(weight.name,), rms=size)
+    assert codes([weight], [signal(weight.name, (64, 64))], state).get("F403") == severity
+
+
 @pytest.mark.parametrize(("last", "severity"), [(1 - 1 / 400, None), (1 - 1 / 410, "warning"), (1 - 1e-6, "error")])
 def test_collapse(last: float, severity: str | None) -> None:
     layers = [layer(i, Kind.NORM, sample_cosine=value) for i, value in enumerate((0.0, 0.5, last))]

@@ -46,8 +46,9 @@ def vanishing(evidence: Evidence) -> Iterator[Finding]:
     "gradients that explode",
     why="one step throws the first layers far off while the last hardly move",
     threshold="the loss's sensitivity to a relative change grows twentyfold, by six e-foldings of its square, from the "
-    "last layer to the first of a plain net; four-hundredfold more is an error. Where norms or streams help, twelve "
-    "e-foldings are a warning: batch norms alone grow gradients by 1.2 a layer (Yang et al. 2019)",
+    "last layer to the first of a plain net; four-hundredfold more is an error; for a recurrence, whose depth is its "
+    "time, a state of RMS 20 and 400. Where norms or streams help, twelve e-foldings are a warning: batch norms alone "
+    "grow gradients by 1.2 a layer (Yang et al. 2019)",
     remedy="lower the gains towards criticality, or use orthogonal weights",
     source="Philipp et al. 2018 (arXiv:1712.05577); Schoenholz et al. 2017 (arXiv:1611.01232)",
 )
@@ -61,9 +62,10 @@ def exploding(evidence: Evidence) -> Iterator[Finding]:
         seen = f"the loss is {first / max(last, 1e-300):.3g} times more sensitive here than at the last layer"
         yield finding("F403", severity, layer.name, seen, edits=_edits(evidence))
     for layer in evidence.signals.of_kind(Kind.RECURRENT):
-        if layer.rms > FAR:
+        if layer.rms > LINE:
+            severity = Severity.ERROR if layer.rms > FAR else Severity.WARNING
             seen = f"the state grows to RMS {layer.rms:.3g}, and the gradient with it"
-            yield finding("F403", Severity.ERROR, layer.name, seen, edits=evidence.redraw(*layer.weights))
+            yield finding("F403", severity, layer.name, seen, edits=evidence.redraw(*layer.weights))
 
 
 def _small_branches(evidence: Evidence) -> bool:
