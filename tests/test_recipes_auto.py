@@ -16,7 +16,7 @@ from fanin.graph import Graph, ParameterNode, Role
 from fanin.plans import Plan
 from fanin.recipes import recipe_named
 from fanin.recipes.auto import HEAD, LONE_HEAD, tamed_gain
-from fanin.recipes.lengths import stable_length
+from fanin.recipes.lengths import LENGTHS, stable_length
 from fanin.schemes import Keep, Orthogonal, Packed, ScaledOrthogonal, VarianceScaling, Zeros, xavier_normal
 
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
@@ -326,6 +326,9 @@ def test_smooth_rectifiers_run_where_they_keep_lengths_and_gradients(activation:
 def test_rectifiers_and_shallow_nets_run_at_unit_variance() -> None:
     for activation, depth in (("relu", 100), ("leaky_relu", 100), ("gelu", 10), ("tanh", 50), ("selu", 40)):
         assert stable_length(activation, depth) is None, activation
+    deepest = stable_length("silu", 200)
+    assert deepest is not None
+    assert deepest.std == LENGTHS[-1], "not quite stable, and far better than unit variance"
     for activation in ("relu2", "sin", "no such activation"):
         assert stable_length(activation, 30) is None, "no length is stable"
     mixed = planned(

@@ -17,7 +17,7 @@ from fanin.errors import FaninError
 
 UNSTEADY = 10.0
 """How much a deviation of the squared length may grow through a net whose activations see unit variance."""
-STEADY = 1.25
+STEADY = 1.1
 """The same where the length is chosen: nearly nothing, for it costs little more."""
 FADING = 0.1
 """How much of the squared gradient has to come through; where no length lets so much, the longest is taken."""
@@ -44,6 +44,8 @@ class Running:
 def stable_length(activation: str, depth: int) -> Running | None:
     """The smallest length that is stable through ``depth`` layers; None where unit variance will do, or nothing does.
 
+    Where no length is quite stable, the longest is taken if it is stable enough.
+
     At a length s a deviation of the squared length grows by d log E[φ(s·z)²] / d log s² in every layer, and the squared
     gradient by s² · E[φ'(s·z)²] / E[φ(s·z)²]. An activation that is no rectifier far out, as the squared ReLU and the
     sine, is stable nowhere.
@@ -57,7 +59,10 @@ def stable_length(activation: str, depth: int) -> Running | None:
     try:
         if _drift(activation, 1.0) ** depth <= UNSTEADY and _passing(activation, 1.0) ** depth >= FADING:
             return None
-        steady = [std for std in LENGTHS if _drift(activation, std) ** depth <= STEADY]
+        drifts = {std: _drift(activation, std) ** depth for std in LENGTHS}
+        steady = [std for std, drift in drifts.items() if drift <= STEADY]
+        if not steady and drifts[LENGTHS[-1]] <= UNSTEADY:
+            steady = [LENGTHS[-1]]
         lasting = [std for std in steady if _passing(activation, std) ** depth >= FADING]
     except FaninError:
         return None
