@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import islice, takewhile
 
 from fanin.diagnoses import Finding, Severity
 from fanin.findings.evidence import DRAWN, FAR, Evidence, varying, weight_rms
@@ -45,10 +46,8 @@ def vanishing(evidence: Evidence) -> Iterator[Finding]:
 
 def _handed_on(evidence: Evidence, layer: LayerSignal) -> float:
     """What a weight, or the activation behind it, hands on: a factor between them may make a small output large."""
-    behind = evidence.signals.layers[layer.index + 1 :]
-    until = next((later.index for later in behind if later.kind == Kind.WEIGHT), len(evidence.signals.layers))
-    activations = [later for later in behind if later.kind == Kind.ACTIVATION and later.index < until]
-    return max(varying(item) for item in (layer, *activations))
+    behind = takewhile(lambda later: later.kind != Kind.WEIGHT, islice(evidence.signals.layers, layer.index + 1, None))
+    return max(varying(item) for item in (layer, *behind) if item is layer or item.kind == Kind.ACTIVATION)
 
 
 def _swallowed(evidence: Evidence) -> Iterator[Finding]:
