@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import fanin
 from fanin.graph import Graph, ParameterNode, Role
 from fanin.plans import Plan
-from fanin.schemes import Constant, Packed, Scheme, VarianceScaling, Zeros, xavier_normal
+from fanin.schemes import Constant, Packed, ScaledOrthogonal, Scheme, VarianceScaling, Zeros, xavier_normal
 
 Rule = Callable[[ParameterNode], Scheme | None]
 """The scheme that a variant gives a parameter; None where it does as auto."""
@@ -25,10 +25,14 @@ def planned(name: str, model: nn.Module, inputs: Tensor) -> Plan:
         for item, factor in SCALES[name](graph).items():
             plan = plan.scale(item, factor)
         return plan
+    if name in SCHEMES:
+        for item, scheme in SCHEMES[name](graph).items():
+            plan = plan.replace(item, scheme)
+        return plan
     for node in graph:
-        scheme = VARIANTS[name](node)
-        if scheme is not None:
-            plan = plan.replace(node.name, scheme)
+        chosen = VARIANTS[name](node)
+        if chosen is not None:
+            plan = plan.replace(node.name, chosen)
     return plan
 
 
@@ -47,6 +51,28 @@ def gates(power: float) -> Rule:
 def branches(gain: float, power: float) -> Rule:
     """The last weight of a branch: a gain × L^−power."""
     return lambda node: VarianceScaling((gain * node.stream_depth**-power) ** 2) if node.residual_last else None
+
+
+def long(std: float) -> Callable[[Graph], dict[str, Scheme]]:
+    """A plain net whose activations take in this standard deviation; the output layer undoes it."""
+
+    def schemes(graph: Graph) -> dict[str, Scheme]:
+        first, *inner, last = (node for node in graph if node.is_weight)
+        assert first.activation is not None
+        power = fanin.gains.moments(first.activation, std=std).second_moment
+        found: dict[str, Scheme] = {node.name: ScaledOrthogonal(std / math.sqrt(power)) for node in inner}
+        return found | {first.name: ScaledOrthogonal(std), last.name: VarianceScaling(1 / power)}
+
+    return schemes
+
+
+def norm_ends(power: float) -> Callable[[Graph], dict[str, Scheme]]:
+    """The scales of the norms that end branches: L^−power, or zero for an infinite power."""
+
+    def schemes(graph: Graph) -> dict[str, Scheme]:
+        return {node.tamed_by: Constant(node.stream_depth**-power) for node in graph if node.tamed_by}
+
+    return schemes
 
 
 def harmonic(graph: Graph) -> dict[str, float]:
@@ -103,6 +129,11 @@ def open_gate(value: float) -> Rule:
 
 
 SCALES: dict[str, Callable[[Graph], dict[str, float]]] = {"harmonic": harmonic, "spread": spread}
+SCHEMES: dict[str, Callable[[Graph], dict[str, Scheme]]] = {
+    **{f"long-{std:g}": long(std) for std in (1, 2, 4, 8, 16)},
+    "norm-ends-0": norm_ends(math.inf),
+    "norm-ends-1/2": norm_ends(1 / 2),
+}
 VARIANTS: dict[str, Rule] = {
     "head-0.3": head(0.3),
     "head-0.6": head(0.6),

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 import fanin
 from pages import put
 from race_tasks import TASKS, Task, chance, loss_of
-from race_variants import SCALES, VARIANTS, planned
+from race_variants import SCALES, SCHEMES, VARIANTS, planned
 
 RECIPES = ("auto", "torch", "xavier", "he", "orthogonal", "lsuv")
 RATES = {"sgd": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3), "adam": (3e-4, 1e-3, 3e-3, 1e-2)}
@@ -68,7 +68,7 @@ def lsuv(model: nn.Module, inputs: Tensor, seed: int) -> None:
 def start(model: nn.Module, recipe: str, inputs: Tensor, seed: int) -> None:
     if recipe == "lsuv":
         lsuv(model, inputs, seed)
-    elif recipe in VARIANTS or recipe in SCALES:
+    elif recipe in VARIANTS or recipe in SCALES or recipe in SCHEMES:
         fanin.apply(planned(recipe, model, inputs), model, seed=seed)
     elif recipe != "torch":
         fanin.initialize(model, inputs, recipe=recipe, seed=seed)

@@ -7,7 +7,7 @@ Each model runs forward and backward once on made-up inputs (noise, random token
 - finite: every output and every gradient;
 - forward: the output of each linear layer and convolution that no norm follows has an RMS within a factor of ten of
   ``std·√fan_in`` of what auto gives it, the RMS for inputs of unit size; behind an attention over n keys or a mean
-  over n positions, which leave 1/√n of independent values, it may be smaller by as much;
+  over n positions, which leave 1/√n of independent values, it may be smaller by as much until a norm comes;
 - backward: the gradient that reaches the output of the first weight is within 10³ of that at the end of the trunk,
   both as norms.
 
@@ -91,14 +91,18 @@ def _target(plan: Plan, name: str) -> float:
 
 
 def _averaged(signals: Signals, layer: LayerSignal) -> float:
-    """Over how many keys or positions the mean goes right before an operation; 1 without one."""
+    """Over how many keys or positions the mean goes that an operation lies behind, with no norm since; else 1."""
     steps = (Kind.WEIGHT, Kind.ATTENTION, Kind.NORM, Kind.ACTIVATION)
-    before = next((earlier for earlier in reversed(signals.layers[: layer.index]) if earlier.kind in steps), None)
-    if before is None:
-        return 1.0
-    if before.kind is Kind.ATTENTION:
-        return before.keys or 1.0
-    return _positions(before) if _positions(layer) == 1 else 1.0
+    for before in (earlier for earlier in reversed(signals.layers[: layer.index]) if earlier.kind in steps):
+        if before.kind is Kind.ATTENTION:
+            return before.keys or 1.0
+        if _positions(layer) > 1:
+            return 1.0
+        if _positions(before) > 1:
+            return _positions(before)
+        if before.kind is Kind.NORM:
+            return 1.0
+    return 1.0
 
 
 def _positions(layer: LayerSignal) -> float:
