@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import fanin
-from fanin.errors import ApplyError, FaninError, PlanError, RecipeError
+from fanin.errors import ApplyError, FaninError, InputsError, PlanError, RecipeError, SchemeError
 from fanin.plans import Plan
 from fanin.schemes import Keep, Normal, Packed, Scheme, VarianceScaling, Zeros
 
@@ -341,3 +341,15 @@ def test_what_a_recipe_gives_has_to_be_a_plan(plan: Plan) -> None:
         fanin.plan(model, recipe=plan)  # type: ignore[arg-type]
     with pytest.raises(ApplyError, match="cpuu"):
         fanin.initialize(model, device="cpuu")
+
+
+def test_what_is_no_scheme_module_or_name_is_refused(plan: Plan, model: nn.Module) -> None:
+    for wrong, instead in ((Zeros, r"schemes\.Zeros"), ("zeros", "he_normal"), (0.02, "Constant")):
+        with pytest.raises(SchemeError, match=instead):
+            plan.replace("norm.weight", wrong)  # type: ignore[arg-type]
+        with pytest.raises(SchemeError, match=instead):
+            fanin.fill_(torch.empty(4, 4), wrong)  # type: ignore[arg-type]
+    with pytest.raises(InputsError, match="the class Linear"):
+        fanin.plan(nn.Linear)  # type: ignore[arg-type]
+    with pytest.raises(PlanError, match=r"did you mean 'norm\.weight'"):
+        fanin.apply(plan, model, names={"norm.weigth": "norm.weight"})

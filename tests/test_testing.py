@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from fanin.errors import FaninError
+from fanin.errors import FaninError, InputsError
 from fanin.testing import assert_healthy as asserted
 
 
@@ -119,3 +119,8 @@ def test_plugin(configuration: str, options: tuple[str, ...], passed: bool, tmp_
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert ("2 passed" if passed else "1 failed, 1 passed") in done.stdout, done.stdout
     assert passed or "F101 error: 0.weight" in done.stdout
+
+
+def test_an_unknown_level_is_an_error_that_names_the_known() -> None:
+    with pytest.raises(InputsError, match="'error' or 'warning'"):
+        asserted(network(1.0), X, level="fatal")  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fanin import connections
 from fanin.errors import PlanError, compose
@@ -42,6 +42,8 @@ class Severity(StrEnum):
 
 
 RANKS = {severity: rank for rank, severity in enumerate(Severity)}
+Level = Literal["error", "warning"]
+"""From which severity on something is not let pass."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import torch
 from fanin import sampling, sharding
 from fanin.fans import ELEMENTWISE, Axes, Block, Shape
 from fanin.matrices import draw_matrix
-from fanin.schemes import Keep, Scheme
+from fanin.schemes import Keep, Scheme, require_scheme
 from fanin.sites import Site, is_elementwise, law_of
 
 
@@ -36,6 +36,7 @@ def fill_(
     >>> round(weight.std().item(), 2)
     0.09
     """
+    require_scheme(scheme)
     chosen = axes if axes is not None else Axes() if tensor.ndim > 1 else ELEMENTWISE
     fill_pieces(sharding.pieces(tensor), scheme, Site(tuple(tensor.shape), chosen, name), seed=seed)
     return tensor

@@ -56,6 +56,10 @@ def match(plan: Plan, model: nn.Module, *, prefix: str = "", names: Mapping[str,
     """
     matches: list[Match] = []
     problems: list[str] = []
+    known = {entry.name for entry in named_parameters(model)}
+    for name in names or {}:
+        if name not in known:
+            problems.append(f"names has {name!r}, which is no parameter of the model ({nearest(name, known)})")
     misshapen: set[str] = set()
     entries = named_parameters(model)
     for entry in entries:

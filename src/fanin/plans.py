@@ -19,7 +19,7 @@ from fanin.fields import require_kinds
 from fanin.files import whole
 from fanin.graph import Graph, ParameterNode
 from fanin.rows import Row
-from fanin.schemes import Keep, Packed, Scheme
+from fanin.schemes import Keep, Packed, Scheme, require_scheme
 from fanin.selection import Pattern, select
 
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ class Plan:
 
         Raises:
             PlanError: nothing matches; the message names the nearest.
+            SchemeError: ``scheme`` is none.
         """
+        require_scheme(scheme)
 
         def edit(row: Row, blocks: tuple[str, ...]) -> Row:
             chosen = self._for_blocks(row, blocks, lambda _: scheme) if blocks else scheme

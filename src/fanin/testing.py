@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
-from fanin.diagnoses import RANKS, Severity
+from fanin.diagnoses import RANKS, Level, Severity
 from fanin.diagnosing import diagnose
+from fanin.errors import InputsError, compose
 from fanin.examples import loss_named
 from fanin.findings import Codes
 
@@ -23,7 +24,7 @@ def assert_healthy(
     loss: str | Callable[[Any], torch.Tensor] | None = None,
     select: Codes = (),
     ignore: Codes = (),
-    level: Literal["error", "warning"] = "warning",
+    level: Level = "warning",
 ) -> None:
     """Fail unless a model starts well, as `fanin.diagnose` judges it; nothing of the model changes.
 
@@ -48,6 +49,8 @@ def assert_healthy(
     AssertionError: Sequential does not start well...
     """
     __tracebackhide__ = True  # to pytest the failed test is the line that asserts
+    if level not in get_args(Level):
+        raise InputsError(compose(f"level={level!r}", " or ".join(map(repr, get_args(Level)))))
     worst = RANKS[Severity(level)]
     of_output = loss_named(loss) if isinstance(loss, str) else loss
     diagnosis = diagnose(model, inputs, loss=of_output, select=select, ignore=ignore)

@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import nn
 
-from fanin.diagnoses import Diagnosis
+from fanin.diagnoses import Diagnosis, Level
 from fanin.errors import MissingExtraError
 from fanin.findings import Codes
-from fanin.integrations.starts import Action, Level, Loss, UnhealthyStart, gate
+from fanin.integrations.starts import Action, Loss, UnhealthyStart, gate
 
 try:
     from lightning.pytorch import Callback

@@ -11,13 +11,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from fanin.diagnoses import RANKS, Diagnosis, Finding, Severity
+from fanin.diagnoses import RANKS, Diagnosis, Finding, Level, Severity
 from fanin.diagnosing import diagnose
 from fanin.errors import FaninError, InputsError, compose
 from fanin.findings import Codes, known_codes
 
 Action = Literal["raise", "warn"]
-Level = Literal["error", "warning"]
 Loss = Callable[[Any], torch.Tensor]
 
 

@@ -1,6 +1,6 @@
 """Schemes: the rule for one tensor, as data, one family a file."""
 
-from fanin.schemes.base import REGISTRY, Expected, Scheme, register
+from fanin.schemes.base import REGISTRY, Expected, Scheme, register, require_scheme
 from fanin.schemes.constant import Constant, Keep, Ones, Zeros
 from fanin.schemes.identity import Dirac, Identity, Sparse
 from fanin.schemes.normal import Normal, TruncatedNormal, Uniform, truncated_moments
@@ -57,6 +57,7 @@ __all__ = [
     "lecun_truncated_normal",
     "lecun_uniform",
     "register",
+    "require_scheme",
     "truncated_moments",
     "xavier_normal",
     "xavier_truncated_normal",

@@ -190,3 +190,28 @@ def _hashable(value: Any) -> Any:
     if isinstance(value, Mapping) and "scheme" in value:
         return Scheme.from_dict(value)
     return value
+
+
+def require_scheme(value: object) -> Scheme:
+    """The value, if it is a scheme.
+
+    Raises:
+        SchemeError: it is what makes one, the name of one, or something else.
+
+    >>> from fanin.schemes import Zeros
+    >>> require_scheme(Zeros())
+    Zeros()
+    """
+    if isinstance(value, Scheme):
+        return value
+    if callable(value):
+        name = getattr(value, "__name__", "he_normal")
+        given, instead = f"{name}, which makes one when it is called", f"fanin.schemes.{name}(…)"
+    elif isinstance(value, str):
+        given, instead = (
+            f"{value!r}, a text",
+            "fanin.schemes.he_normal(); `fanin schemes` lists them",
+        )
+    else:
+        given, instead = f"{value!r}", "fanin.schemes.Constant(…), for a number"
+    raise SchemeError(compose(given, "a scheme", instead=instead))

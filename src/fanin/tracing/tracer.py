@@ -63,7 +63,7 @@ def trace(model: nn.Module, inputs: Inputs = None) -> Graph:
 
     Raises:
         TraceError: a parameter has no shape yet (lazy modules).
-        InputsError: the model fails on the inputs given.
+        InputsError: the model fails on the inputs given, or is none.
 
     >>> import torch
     >>> graph = trace(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.zeros(2, 4))
@@ -71,6 +71,10 @@ def trace(model: nn.Module, inputs: Inputs = None) -> Graph:
     ('relu', True)
     """
     compatibility.check()
+    given: object = model
+    if not isinstance(given, nn.Module):
+        kind = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+        raise InputsError(compose(kind, "a module", instead="model = Build(...), and then fanin.trace(model, inputs)"))
     base = graph_of(model)
     if inputs is None:
         graph = _with_found_inputs(model, base)
