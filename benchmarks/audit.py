@@ -218,19 +218,23 @@ def sweep(library: str, store: Store, limit: int | None, *, unseen: bool) -> Non
         save(store)
         try:
             with time_limit():
-                rows[name] = audited(library, name) | ({"unseen": True} if unseen else {})
-        except Exception as error:  # the sweep counts what breaks, and goes on
+                rows[name] = audited(library, name) | {"date": today()} | ({"unseen": True} if unseen else {})
+        except (Exception, OutOfTime) as error:  # the sweep counts what breaks, and goes on
             rows[name] = {"failed": f"{type(error).__name__}: {str(error)[:120]}"}
         gc.collect()  # models hold cycles, and their memory is all that there is
         save(store)
 
 
+class OutOfTime(BaseException):
+    """Not an Exception: what fails in training mode is measured in evaluation mode instead, and this is no failure."""
+
+
 @contextmanager
 def time_limit() -> Iterator[None]:
-    """Raise TimeoutError in what runs inside for too long."""
+    """Raise OutOfTime in what runs inside for too long."""
 
     def stop(*_: object) -> None:
-        raise TimeoutError(f"over {SECONDS} s")
+        raise OutOfTime(f"over {SECONDS} s")
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(SECONDS)
@@ -249,7 +253,7 @@ def save(store: Store) -> None:
 
     versions = {"torch": torch, "timm": timm, "torchvision": torchvision, "transformers": transformers}
     store["versions"] = {name: module.__version__ for name, module in versions.items()}
-    store["date"] = time.strftime("%Y-%m-%d")
+    store["date"] = today()
     parts = []
     for key, value in sorted(store.items()):
         text = _compact(value)
@@ -260,6 +264,10 @@ def save(store: Store) -> None:
     scratch = STORE.with_suffix(".part")
     scratch.write_text("{" + ",\n".join(parts) + "}\n", encoding="utf-8")
     scratch.replace(STORE)
+
+
+def today() -> str:
+    return time.strftime("%Y-%m-%d")
 
 
 def _compact(value: Any) -> str:
@@ -277,6 +285,7 @@ def tables(store: Store) -> str:
             lines.append(f"| {severity} | {code} | {' | '.join(cells)} |")
     for words, holds in (
         ("models run", lambda row: bool(row.get("run"))),
+        (f"of them on {store['date']}", lambda row: bool(row.get("run")) and row.get("date") == store["date"]),
         ("judged by their values alone", lambda row: row.get("run") is False),
         ("skipped, too large", lambda row: "skipped" in row),
         ("failed", lambda row: "failed" in row),

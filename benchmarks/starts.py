@@ -29,7 +29,7 @@ from typing import Any
 import torch
 
 import fanin
-from audit import LARGEST, LIBRARIES, built, fewer, parser_of, prepare, time_limit
+from audit import LARGEST, LIBRARIES, OutOfTime, built, fewer, parser_of, prepare, time_limit
 from fanin.errors import FaninError
 from fanin.examples import made_up_inputs
 from fanin.graph import Graph
@@ -150,7 +150,7 @@ def sweep(library: str, store: dict[str, Any], limit: int | None) -> None:
         try:
             with time_limit():
                 rows[name] = compared(library, name)
-        except Exception as error:  # the sweep counts what breaks, and goes on
+        except (Exception, OutOfTime) as error:  # the sweep counts what breaks, and goes on
             rows[name] = {"failed": f"{type(error).__name__}: {str(error)[:120]}"}
         gc.collect()  # models hold cycles
         store["date"], store["torch"] = time.strftime("%Y-%m-%d"), torch.__version__
