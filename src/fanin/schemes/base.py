@@ -199,8 +199,8 @@ def require_scheme(value: object) -> Scheme:
         SchemeError: it is what makes one, the name of one, or something else.
 
     >>> from fanin.schemes import Zeros
-    >>> require_scheme(Zeros())
-    Zeros()
+    >>> require_scheme(Zeros()) == Zeros()
+    True
     """
     if isinstance(value, Scheme):
         return value
