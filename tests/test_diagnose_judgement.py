@@ -73,7 +73,7 @@ class Taught(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.online = network()
+        self.online = nn.Sequential(nn.Linear(16, 16), nn.LayerNorm(16), *network())
         self.target = deepcopy(self.online)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -255,6 +255,28 @@ def test_a_fault_beside_them_is_found(what: str) -> None:
         if what in MENDED:
             fanin.apply(diagnosis.fix(), case.model, seed=0)
             assert code not in judged(case).codes
+
+
+def test_a_cut_between_cloned_layers_is_no_copy() -> None:
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
+            self.body = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+            self.head = nn.Linear(32, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            first, second = self.body.layers
+            result: Tensor = self.head(second(first(x).detach()))
+            return result
+
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        diagnosis = fanin.diagnose(Cut(), torch.randn(8, 6, 32))
+    assert "F102" in diagnosis.codes, "the layers are clones"
+    (cut,) = (finding for finding in diagnosis.findings if finding.code == "F405")
+    assert {name.rpartition("layers.0")[1] for name in (cut.place, *cut.places)} == {"layers.0"}
+    assert len(cut.places) == 11, "every parameter of the first layer"
 
 
 def test_a_model_without_values_is_not_healthy() -> None:

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from fanin.errors import PlanError, compose, nearest
 
-_NUMBERS = {float: (int, float), int: (int,), str: (str,), bool: (bool,), NoneType: (NoneType,)}
+_PLAIN = {float: (int, float), int: (int,), str: (str,), bool: (bool,), NoneType: (NoneType,)}
 
 
 def require_fields(cls: type, record: object) -> Mapping[str, Any]:
@@ -52,10 +52,10 @@ def _fits(value: object, kind: Any) -> bool:
         return isinstance(value, list | tuple) and all(_fits(item, inner) for item in value)
     if kind is dict:
         return isinstance(value, dict)
-    if kind not in _NUMBERS:
+    if kind not in _PLAIN:
         return True
     # JSON's true is no number, though Python counts with it.
-    return isinstance(value, _NUMBERS[kind]) and (kind is bool or not isinstance(value, bool))
+    return isinstance(value, _PLAIN[kind]) and (kind is bool or not isinstance(value, bool))
 
 
 def _words(kind: Any) -> str:

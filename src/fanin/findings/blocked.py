@@ -90,8 +90,8 @@ def _stuck(node: ParameterNode, signal: ParameterSignal) -> bool:
     "parameters that are not reached",
     why="what receives no gradient does not learn; an optimizer with weight decay shrinks it all the same",
     threshold="it is used, and no gradient arrives, or one that is exactly zero although nothing that is zero or dead "
-    "stands in its way, and it is no copy of a layer that is trained; a note when the run did not use it at all, or "
-    "nothing that the model returned depends on it",
+    "stands in its way, and it is in no copy of a trained module, such as a target network; a note when the run did "
+    "not use it at all, or nothing that the model returned depends on it",
     remedy="call it, remove it, freeze it, or take away the detach or rounding behind it",
     source="torch.nn.parallel.DistributedDataParallel: find_unused_parameters",
 )
@@ -103,11 +103,10 @@ def not_reached(evidence: Evidence) -> Iterator[Finding]:
     if unused:
         seen = "the run did not use it" + (f", nor {len(unused) - 1} more" if len(unused) > 1 else "")
         yield finding("F405", Severity.NOTE, unused[0], seen, places=unused[1:])
-    copies = {name.rpartition(".")[0] for group in evidence.signals.twins for name in group}
     cut = [
         (node.name, signal)
         for node, signal in evidence.parameters()
-        if _cut(evidence, node, signal) and node.name.rpartition(".")[0] not in copies
+        if _cut(evidence, node, signal) and not evidence.is_copy(node.name)
     ]
     for needed, severity, words in (
         (True, Severity.WARNING, "no gradient arrives here"),

@@ -77,18 +77,18 @@ SPARSE = 0.9
     "layers that are equal",
     why="layers that start as copies compute the same and have to be told apart by training; it shows that one was "
     "cloned, or that a seed was set for each",
-    threshold="two weights of the same values bit for bit that are not tied, and of which two or more are trained",
+    threshold="two weights of the same values bit for bit that are not tied; a module that gets no gradient and copies "
+    "a trained one of another name, as a target network does, is meant",
     remedy="draw each layer by itself; tie them if they are meant to be one",
     source="pytorch/pytorch#86274",
 )
 def equal_layers(evidence: Evidence) -> Iterator[Finding]:
     """Different parameters that hold the same random values."""
-    for group in evidence.signals.twins:
+    for twins in evidence.signals.twins:
+        group = [name for name in twins if not evidence.is_copy(name)]
         nodes = [evidence.graph[name] for name in group]
-        if any(node.frozen for node in nodes) or not all(node.role in DRAWN for node in nodes):
+        if len(group) < 2 or any(node.frozen for node in nodes) or not all(node.role in DRAWN for node in nodes):
             continue
-        if sum(evidence.signals.parameter(name).reached is not False for name in group) < 2:
-            continue  # copies of one that is trained: a target network, a moving average
         if evidence.signals.parameter(group[0]).zero > SPARSE:
             continue
         first, *others = group

@@ -110,6 +110,21 @@ class Evidence:
         zeros = ((node, signal) for node, signal in self.parameters() if signal.constant and not signal.rms)
         return frozenset(node.name for node, signal in zeros if node.role not in BESIDE and signal.grad_rms)
 
+    def is_copy(self, name: str) -> bool:
+        """Whether a parameter belongs to an untrained copy of a trained module: a target network, an average."""
+        return any(name == root or name.startswith(f"{root}.") for root in self._copies)
+
+    @cached_property
+    def _copies(self) -> frozenset[str]:
+        """The modules that hold a trained one's values and get no gradient; clones in one stack are no copies."""
+        found: set[str] = set()
+        for group in self.signals.twins:
+            trained = [name for name in group if self.signals.parameter(name).reached]
+            for name in group:
+                if self.signals.parameter(name).reached is False:
+                    found.update(root for other in trained if (root := _root_of_copy(name, other)))
+        return frozenset(found)
+
     @cached_property
     def zero_head(self) -> bool:
         """Whether an output layer starts at zero and moves, so that no gradient passes it in the first step."""
@@ -152,6 +167,20 @@ class Evidence:
             if node.is_weight:
                 return weight_rms(self.signals.parameter(name)) * math.sqrt(max(node.fans.fan_in, 1.0))
         return None
+
+
+def _root_of_copy(name: str, other: str) -> str:
+    """The module in which a parameter plays the part of another one in its own; empty where both are of one stack.
+
+    >>> _root_of_copy("target.0.weight", "online.0.weight"), _root_of_copy("layers.0.weight", "layers.1.weight")
+    ('target', '')
+    """
+    mine, its = name.split("."), other.split(".")
+    while len(mine) > 1 and len(its) > 1 and mine[-1] == its[-1]:
+        mine.pop()
+        its.pop()
+    stacked = mine[:-1] == its[:-1] and mine[-1].isdecimal() and its[-1].isdecimal()
+    return "" if stacked else ".".join(mine)
 
 
 def weight_rms(signal: ParameterSignal) -> float:

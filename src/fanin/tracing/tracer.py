@@ -92,6 +92,8 @@ def _require_taken(model: nn.Module, base: Graph, call: Call) -> None:
     """Raise if a model fails on what it is called with also where nobody watches; recording may be what failed."""
     if not _can_compute(base, model) or type(unwrap(model)).forward is nn.Module.forward:
         return
+    if any(hasattr(parameter, "device_mesh") for parameter in model.parameters()):
+        return  # a copy of a sharded model may not run by itself
     try:
         with _ONE_AT_A_TIME, preserved_randomness(), torch.no_grad():
             real_copy(model).model.eval()(*call[0], **call[1])
