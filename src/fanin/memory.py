@@ -16,7 +16,7 @@ PAGE = 2**21
 LARGE = 4 * PAGE
 """Bytes of the smallest tensor that is worth a question to the system."""
 SLOW = 1e-3
-"""Seconds after which a large page has come late: filling one with zeros takes a third of it on a slow machine."""
+"""Seconds after which a large page has come late. Where this was measured it took 0.2 ms, and 4 ms from a host."""
 REST = 100
 """For how many times as long as the late page took nothing more is asked, so that asking costs a hundredth at most."""
 

@@ -22,7 +22,7 @@ STEADY = 1.1
 FADING = 0.1
 """How much of the squared gradient has to come through; where no length lets so much, the longest is taken."""
 LENGTHS = tuple(2 ** (step / 2) for step in range(9))
-"""Standard deviations of what enters an activation that are looked at: 1, √2, … 16. Over 20 would look explosive."""
+"""Standard deviations of what enters an activation that are looked at: 1, √2, … 16. F302 calls 20 explosive."""
 
 
 @dataclass(frozen=True, slots=True)
