@@ -18,9 +18,9 @@ from fanin.recipes.following import LINEAR, following
 from fanin.recipes.lengths import Running, stable_length
 from fanin.recipes.registry import register
 from fanin.schemes import (
+    Constant,
     Keep,
     Normal,
-    Ones,
     Orthogonal,
     Packed,
     ScaledOrthogonal,
@@ -40,6 +40,10 @@ LONE_HEAD = 0.3
 """The same where it is the only weight: there is no layer below that needs its gradient."""
 
 
+OPENED = {"keep": ("a gate that keeps the state: 1", 1.0), "write": ("a gate that writes over the state: −1", -1.0)}
+ZERO_BIAS = "biases start at zero"
+
+
 @register("auto", sources=("he2015", "saxe2014"))
 def auto(graph: Graph) -> Plan:
     """For every parameter by its role: what follows, true fans, residual depth, recurrence, plain depth."""
@@ -51,7 +55,8 @@ def auto(graph: Graph) -> Plan:
     gated_state = any(map(_squashes, {name for node in nodes if node.feedback for name in _activations(node)}))
     depth = plain_depth(graph)
     running = _running(nodes, depth)
-    chooser = _Chooser(depth, running, head, not normed and _multiplies(nodes), passed, tied, gated_state)
+    bare = not normed and _multiplies(nodes)
+    chooser = _Chooser(depth, running, head, bare, passed, tied, gated_state, _second_biases(nodes))
     return Plan.of(graph, "auto", chooser.choose)
 
 
@@ -125,6 +130,8 @@ class _Chooser:
     """An embedding that is the output layer as well."""
     gated_state: bool
     """Gates in a recurrence, of a layer or written by hand."""
+    second_biases: frozenset[str]
+    """Biases of gates that are added to another bias, which opens the gate for both."""
 
     def choose(self, node: ParameterNode) -> tuple[Scheme, str]:
         if node.feeds_state and not (node.axes.blocks or self.gated_state):
@@ -134,7 +141,7 @@ class _Chooser:
         if node.role == Role.BIAS and node.activation == "softplus" and node.stream is not None:
             return Keep(), "the bias of a rate, as in state-space models: kept as constructed"
         if node.role == Role.BIAS:
-            return _bias(node)
+            return (Zeros(), ZERO_BIAS) if node.name in self.second_biases else _bias(node)
         if node.role == Role.EMBEDDING:
             return _embedding(node)
         if node.role == Role.POSITION and node.default is not None and self.tied:
@@ -263,14 +270,46 @@ def _squashes(activation: str) -> bool:
     return near.mean**2 > near.variance
 
 
+def _second_biases(nodes: list[ParameterNode]) -> frozenset[str]:
+    """Biases on the state's side of a recurrence, where those on the input's side have gates too."""
+    feedback, feeding = ({_owner(n) for n in nodes if chosen(n)} for chosen in (_feeds_back, _feeds_state))
+    gates = [node for node in nodes if node.role == Role.BIAS and (node.state_gate or _keeping(node))]
+    if not any(_owner(node) in feeding - feedback for node in gates):
+        feedback = set()
+    return frozenset(node.name for node in gates if _owner(node) in feedback - feeding or "bias_hh" in node.name)
+
+
+def _owner(node: ParameterNode) -> str:
+    return node.name.rpartition(".")[0]
+
+
+def _feeds_back(node: ParameterNode) -> bool:
+    return node.feedback
+
+
+def _feeds_state(node: ParameterNode) -> bool:
+    return node.feeds_state
+
+
+def _keeping(node: ParameterNode) -> dict[str, tuple[str, float]]:
+    """The blocks that keep a state, or write over it: what each is called, and the bias that opens it."""
+    names = set(node.blocks)
+    if names == {"i", "f", "g", "o"}:
+        return {"f": ("forget gate 1, on one of the two biases", 1.0)}
+    if names == {"r", "z", "n"}:
+        return {"z": ("update gate 1, on one of the two biases", 1.0)}
+    return {name: OPENED[name] for name in names.intersection(OPENED)}
+
+
 def _bias(node: ParameterNode) -> tuple[Scheme, str]:
-    gates = {block.name for block in node.axes.blocks}
-    keeping = "f" if gates == {"i", "f", "g", "o"} else "z" if gates == {"r", "z", "n"} else ""
-    if keeping and "bias_ih" in node.name:
-        parts = {name: Ones() if name == keeping else Zeros() for name in node.blocks}
-        gate = "forget" if keeping == "f" else "update"
-        return Packed.of(parts), f"{gate} gate 1, on one of the two biases, so that memory starts open; the rest zero"
-    return Zeros(), "biases start at zero"
+    if node.state_gate:
+        words, bias = OPENED[node.state_gate]
+        return Constant(bias), f"{words}, so that memory starts open"
+    if keeping := _keeping(node):
+        parts = {name: Constant(keeping[name][1]) if name in keeping else Zeros() for name in node.blocks}
+        words = ", ".join(words for words, _ in keeping.values())
+        return Packed.of(parts), f"{words}, so that memory starts open; the rest zero"
+    return Zeros(), ZERO_BIAS
 
 
 def _embedding(node: ParameterNode) -> tuple[Scheme, str]:

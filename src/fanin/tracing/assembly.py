@@ -78,6 +78,8 @@ class Assembler:
         fields["reparametrized"] = use.reparametrized
         fields["axes"] = self._axes(base, role, use)
         fields.update(self._after(role, use))
+        if role in _SHAPED:
+            fields["state_gate"] = self._state_gate(same)
         if role in _SIGNAL_WEIGHTS:
             fields["feedback"] = any(other.operation.index in self._fed_back for other in same)
             fields["feeds_state"] = not fields["feedback"] and any(self._feeds_state(other) for other in same)
@@ -149,6 +151,10 @@ class Assembler:
 
     def _is_output(self, value: Value) -> bool:
         return bool(ends := self._terminals(value)) and all(end.index == LAST and end.kind == "output" for end in ends)
+
+    def _state_gate(self, uses: list[Use]) -> str:
+        ends = (end for use in uses for end in self._terminals(use.operation.output))
+        return next(filter(None, map(self._walker.state_gate, ends)), "")
 
     def _after_recurrence(self, role: Role, use: Use) -> Fields:
         """A recurrent layer has its non-linearities inside; what feeds it is its first argument."""
@@ -249,12 +255,18 @@ class Assembler:
             axis = None
         if axis is None or not self._worth_packing(uses, base.shape[axis]):
             return
-        blocks: tuple[Block, ...] = self._packing.blocks_of(uses, axis, base.shape[axis])
+        blocks: tuple[Block, ...] = self._packing.blocks_of(uses, axis, base.shape[axis], apart=self._steps(uses))
         if len(blocks) == 1:
             fields["activation"] = blocks[0].activation
         elif blocks:
             fields["axes"] = Axes((), (0,), blocks=blocks) if role == Role.BIAS else axes.with_blocks(blocks)
-            fields["activation"] = None
+            fields["activation"], fields["state_gate"] = None, ""
+
+    def _steps(self, uses: list[Use]) -> bool:
+        """Whether a parameter works at every step of a recurrence."""
+        return len(uses) > 1 and any(
+            use.operation.index in self._fed_back or self._feeds_state(use) for use in uses[:2]
+        )
 
     def _worth_packing(self, uses: list[Use], length: int) -> bool:
         kinds: set[tuple[str, str]] = set()

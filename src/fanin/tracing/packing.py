@@ -28,8 +28,8 @@ _LARGE = 1 << 16
 _ACCUMULATING = ("index_add", "scatter_add", "scatter_reduce")
 _NAMES = {"softmax_q": "q", "softmax_k": "k", "attention_value": "v", "gate_value": "up"}
 
-Key = tuple[str, str | None]
-"""Block name, activation."""
+Key = tuple[str, str | None, int]
+"""Block name, activation, and the first row where blocks of one kind are told apart."""
 
 Arrival = tuple[Terminal, torch.Tensor]
 """What is met first, and the sorted channels that meet it."""
@@ -42,28 +42,35 @@ class Packing:
         self._walker = walker
         self._replayed: dict[tuple[int, int], list[Arrival]] = {}
 
-    def blocks_of(self, uses: list[Use], axis: int, length: int) -> tuple[Block, ...]:
+    def blocks_of(self, uses: list[Use], axis: int, length: int, *, apart: bool = False) -> tuple[Block, ...]:
         """The blocks of a parameter along its out axis, one where all rows do the same; none where it cannot be told.
 
         Args:
             uses: the uses to follow, all in one role.
             axis: the parameter's out axis.
             length: its size.
+            apart: rows that meet different operations are different blocks, though the operations are alike; as the
+                gates of a recurrence are.
         """
         keys: list[Key] = []
         owners = torch.full((length,), -1)
+        found: list[tuple[Key, str, torch.Tensor]] = []
         for use in uses:
             placed = _rows_on_output(use, axis)
             if placed is None:
                 return ()
             channel, numbers = placed
             for terminal, positions in self._arrivals(use.operation.output, channel):
-                key = _block_key(terminal)
-                if key not in keys:
-                    keys.append(key)
+                state_gate = self._walker.state_gate(terminal)
                 rows = numbers[positions]
                 rows = rows[rows >= 0]
-                owners[rows[owners[rows] < 0]] = keys.index(key)
+                place = int(rows[0]) if apart and len(rows) else 0
+                found.append(((*_block_key(terminal, state_gate), place), state_gate, rows))
+        # At the first step of a recurrence there is no state yet: what a gate does to it is seen later, and counts.
+        for key, _, rows in sorted(found, key=lambda item: not item[1]):
+            if key not in keys:
+                keys.append(key)
+            owners[rows[owners[rows] < 0]] = keys.index(key)
         return _blocks(keys, owners)
 
     def _arrivals(self, output: Value, channel: int) -> list[Arrival]:
@@ -83,21 +90,23 @@ def _blocks(keys: list[Key], owners: torch.Tensor) -> tuple[Block, ...]:
     named = sorted(((key, rows) for key, rows in members if rows), key=lambda pair: pair[1][0])
     idle = torch.nonzero(owners < 0).flatten().tolist()
     if named and idle:
-        named.append((("unused", None), idle))
+        named.append((("unused", None, 0), idle))
     names: list[str] = []
-    for name, activation in (key for key, _ in named):
+    for name, activation, _ in (key for key, _ in named):
         choices = (name, activation or "unknown", *(f"{name}{number}" for number in range(2, len(named) + 2)))
         names.append(next(choice for choice in choices if choice not in names))
     return tuple(Block(name, as_ranges(rows), key[1]) for name, (key, rows) in zip(names, named, strict=True))
 
 
-def _block_key(terminal: Terminal) -> tuple[str, str | None]:
+def _block_key(terminal: Terminal, state_gate: str) -> tuple[str, str | None]:
     if terminal.kind == "glu":
         return "gate", terminal.name
     if terminal.kind != "activation":
         return "plain", None if terminal.kind == "opaque" else "none"
     if terminal.name in _NAMES:
         return _NAMES[terminal.name], terminal.name
+    if state_gate:
+        return state_gate, terminal.name
     gates = terminal.exit is not None and feeds_gate(terminal.exit)
     return ("gate" if gates else terminal.name), terminal.name
 

@@ -9,6 +9,7 @@ from fanin.graph import Activation
 from fanin.tracing.activations import ActivationFinder, registered_activation
 from fanin.tracing.attention import find_attention
 from fanin.tracing.dataflow import Flow, activations_of, carries, contracts, is_activation, is_signal
+from fanin.tracing.gates import state_gates
 from fanin.tracing.norms import find_norms
 from fanin.tracing.passages import LAST, Passage, Step, Terminal
 from fanin.tracing.records import Operation, Run, Space, Value
@@ -41,6 +42,7 @@ class Walker:
         self.residuals = Residuals(self.flow, self.norms)
         self.activations = ActivationFinder(self.norms)
         self._separating: set[int] = set()
+        self._state_gates = state_gates(self.flow)
 
     def separated(self, start: Value) -> bool:
         """Whether a walk from here, already made, passed an operation that takes parts apart."""
@@ -51,6 +53,12 @@ class Walker:
         entry = terminal.entry
         found = self.activations.at(entry) if entry is not None else None
         return found.captured if found is not None and found.name == terminal.name else None
+
+    def state_gate(self, terminal: Terminal) -> str:
+        """``keep`` or ``write`` where the sigmoid that ends a walk multiplies a state; '' for anything else."""
+        if terminal.kind != "activation":
+            return ""
+        return self._state_gates.get(self.run.operations[terminal.index].output.id, "")
 
     def last_of(self, operation: Operation, data: Value) -> Terminal | None:
         """The residual sum in whose branch this layer is the last weight; None if another weight follows."""

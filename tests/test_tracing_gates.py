@@ -1,0 +1,190 @@
+"""Gates of a state, told from all other gates by what they multiply."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fanin
+
+Step = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+WIDTH = 6
+
+
+class Written(nn.Module):
+    """A recurrence of two packed layers, whose step is given."""
+
+    def __init__(self, step: Step, parts: int, bias: bool = True) -> None:
+        super().__init__()
+        self.inward, self.around = nn.Linear(4, parts * WIDTH), nn.Linear(WIDTH, parts * WIDTH, bias=bias)
+        self.head = nn.Linear(WIDTH, 2)
+        self.step = step
+
+    def states(self, x: Tensor) -> list[Tensor]:
+        state = memory = x.new_zeros(len(x), WIDTH)
+        states = []
+        for time in range(x.shape[1]):
+            state, memory = self.step(self.inward(x[:, time]), self.around(state), state, memory)
+            states.append(state)
+        return states
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.states(x)[-1])
+
+
+def lstm(inward: Tensor, around: Tensor, _: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    i, f, g, o = (inward + around).chunk(4, -1)
+    memory = f.sigmoid() * memory + i.sigmoid() * g.tanh()
+    return o.sigmoid() * memory.tanh(), memory
+
+
+def gates(inward: Tensor, around: Tensor) -> tuple[Tensor, Tensor]:
+    """The update gate and the candidate of a GRU; rows are reset, update, new."""
+    (r, z, n), (reset, update, new) = inward.chunk(3, -1), around.chunk(3, -1)
+    return torch.sigmoid(z + update), torch.tanh(n + torch.sigmoid(r + reset) * new)
+
+
+def gru_of_torch(inward: Tensor, around: Tensor, state: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    kept, new = gates(inward, around)
+    return (1 - kept) * new + kept * state, memory
+
+
+def gru_of_cho(inward: Tensor, around: Tensor, state: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    taken, new = gates(inward, around)
+    return taken * new + (1.0 - taken) * state, memory
+
+
+def gru_by_difference(inward: Tensor, around: Tensor, state: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    taken, new = gates(inward, around)
+    return state + taken * (new - state), memory
+
+
+def gru_from_the_candidate(inward: Tensor, around: Tensor, state: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    kept, new = gates(inward, around)
+    return new + kept * (state - new), memory
+
+
+def gru_by_lerp(inward: Tensor, around: Tensor, state: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    taken, new = gates(inward, around)
+    return torch.lerp(state, new, taken), memory
+
+
+def gru_by_addcmul(inward: Tensor, around: Tensor, state: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    kept, new = gates(inward, around)
+    return torch.addcmul((1 - kept) * new, kept, state), memory
+
+
+GRUS = [
+    (gru_of_torch, "keep"),
+    (gru_of_cho, "write"),
+    (gru_by_difference, "write"),
+    (gru_from_the_candidate, "keep"),
+    (gru_by_lerp, "write"),
+    (gru_by_addcmul, "keep"),
+]
+
+
+@pytest.mark.parametrize(("step", "gate"), GRUS, ids=lambda value: getattr(value, "__name__", value))
+def test_the_update_gate_of_a_gru_is_found_however_it_is_written(step: Step, gate: str) -> None:
+    graph = fanin.trace(Written(step, 3), torch.randn(2, 4, 4))
+    for name in ("inward.weight", "inward.bias", "around.weight", "around.bias"):
+        assert graph[name].blocks[gate] == (range(WIDTH, 2 * WIDTH),)
+        assert {"keep", "write"}.intersection(graph[name].blocks) == {gate}
+
+
+def test_the_forget_gate_of_an_lstm_is_found_and_every_gate_is_a_block() -> None:
+    node = fanin.trace(Written(lstm, 4), torch.randn(2, 4, 4))["around.weight"]
+    assert [block.rows[0].start // WIDTH for block in node.axes.blocks] == [0, 1, 2, 3]
+    assert node.blocks["keep"] == (range(WIDTH, 2 * WIDTH),)
+
+
+@pytest.mark.parametrize(("step", "parts"), [(lstm, 4), *((step, 3) for step, _ in GRUS)])
+def test_auto_opens_the_memory_by_one_bias(step: Step, parts: int) -> None:
+    model = Written(step, parts)
+    closed = Written(step, parts)
+    x = torch.randn(64, 16, 4)
+    fanin.initialize(model, x, seed=0)
+    assert model.inward.bias.abs().sum() == WIDTH
+    assert not model.around.bias.any()
+    closed.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        closed.inward.bias.zero_()
+    assert memory(model, x) > 2 * memory(closed, x)
+
+
+def memory(model: Written, x: Tensor) -> float:
+    """The size of the last state's gradient at the first input."""
+    given = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.states(given)[-1].sum(), given)
+    return gradient[:, 0].norm().item()
+
+
+def test_where_only_the_state_brings_a_bias_that_one_opens_the_gate() -> None:
+    model = Written(gru_of_torch, 3)
+    model.inward.bias = None
+    fanin.initialize(model, torch.randn(2, 4, 4), seed=0)
+    assert model.around.bias.sum() == WIDTH
+
+
+class Highway(nn.Module):
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        self.made = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(depth))
+        self.transform = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for made, transform in zip(self.made, self.transform, strict=True):
+            gate = torch.sigmoid(transform(x))
+            x = gate * torch.relu(made(x)) + (1 - gate) * x
+        return x
+
+
+def test_every_transform_gate_of_a_highway_writes() -> None:
+    graph = fanin.trace(Highway(3), torch.randn(2, WIDTH))
+    assert [node.state_gate for node in graph] == [""] * 6 + ["write"] * 6
+
+
+class Gated(nn.Module):
+    """Gates that multiply something else than a state."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.first, self.second, self.third = (nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3)) for _ in "abc")
+
+    def forward(self, x: Tensor) -> Tensor:
+        for first, second, third in zip(self.first, self.second, self.third, strict=True):
+            x = self.block(x, first, second, third)
+        return x
+
+    def block(self, x: Tensor, first: nn.Module, second: nn.Module, third: nn.Module) -> Tensor:
+        if self.kind == "squeeze and excitation":
+            made = torch.relu(first(x))
+            return x + made * torch.sigmoid(third(torch.relu(second(made))))
+        if self.kind == "two gates in a row":
+            made = torch.relu(first(x))
+            made = made * torch.sigmoid(second(made))
+            return x + made * torch.sigmoid(third(made))
+        if self.kind == "gated linear unit":
+            return x + third(torch.sigmoid(first(x)) * second(x))
+        assert self.kind == "a gate of the output"
+        return torch.sigmoid(first(x)) * torch.tanh(x + second(x)) + third(x)
+
+
+KINDS = ("squeeze and excitation", "two gates in a row", "gated linear unit", "a gate of the output")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_gates_are_no_gates_of_a_state(kind: str) -> None:
+    assert not any(node.state_gate for node in fanin.trace(Gated(kind), torch.randn(2, WIDTH)))
+
+
+def test_parts_of_one_sigmoid_are_not_taken_for_one_gate() -> None:
+    def step(inward: Tensor, around: Tensor, state: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        i, f = torch.sigmoid(inward + around).chunk(2, -1)
+        memory = f * memory + i
+        return memory.tanh(), memory
+
+    graph = fanin.trace(Written(step, 2), torch.randn(2, 4, 4))
+    assert not any(node.state_gate or {"keep", "write"}.intersection(node.blocks) for node in graph)
