@@ -193,6 +193,23 @@ class PackedGated(nn.Module):
         return x + self.leave(self.activation(gate) * value)
 
 
+class Highway(nn.Module):
+    """Layers whose gates share out between what they make and what they take in."""
+
+    def __init__(self, depth: int, width: int = 48) -> None:
+        super().__init__()
+        self.enter, self.head = nn.Linear(64, width), nn.Linear(width, 10)
+        self.made = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.transform = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        for made, transform in zip(self.made, self.transform, strict=True):
+            gate = torch.sigmoid(transform(x))
+            x = gate * torch.relu(made(x)) + (1 - gate) * x
+        return self.head(x)
+
+
 class Mixer(nn.Module):
     """An MLP-Mixer over eight rows of eight pixels."""
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from race_models import (
     HandWritten,
+    Highway,
     Mixer,
     Recurrent,
     RecurrentLanguage,
@@ -135,6 +136,8 @@ TASKS: tuple[Task, ...] = (
     Task("gated-12", lambda: gated(12), VECTOR),
     Task("gated-24-packed", lambda: packed_gates(24, functional.silu), VECTOR, "adam"),
     Task("gated-12-sigmoid", lambda: packed_gates(12, torch.sigmoid), VECTOR),
+    Task("highway-10", lambda: Highway(10), VECTOR),
+    Task("highway-30", lambda: Highway(30), VECTOR),
     Task("mixer", lambda: Mixer(6, 32), ROWS, "adam", 120),
     Task("lstm-rows", lambda: Recurrent(nn.LSTM(8, 64, batch_first=True), 64, 10), ROWS, "adam", 150),
     Task("lstm-recall", lambda: Recurrent(nn.LSTM(8, 64, batch_first=True), 64, 8), recall_batch, "adam", 250),

@@ -15,9 +15,9 @@ from fanin.fans import Axes
 from fanin.graph import Graph, ParameterNode, Role
 from fanin.plans import Plan
 from fanin.recipes import recipe_named
-from fanin.recipes.auto import HEAD, LONE_HEAD, tamed_gain
+from fanin.recipes.auto import HEAD, LONE_HEAD, plain_depth, tamed_gain
 from fanin.recipes.lengths import LENGTHS, stable_length
-from fanin.schemes import Keep, Orthogonal, Packed, ScaledOrthogonal, VarianceScaling, Zeros, xavier_normal
+from fanin.schemes import Constant, Keep, Orthogonal, Packed, ScaledOrthogonal, VarianceScaling, Zeros, xavier_normal
 
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
 
@@ -188,6 +188,41 @@ def test_a_recurrence_written_by_hand_starts_like_a_layer(gated: bool) -> None:
     assert written.scheme == (VarianceScaling(1.0) if gated else xavier_normal())
     assert len(written.node.blocks) == (3 if gated else 0)
     assert sum(len(rows) for parts in written.node.blocks.values() for rows in parts) == (24 if gated else 0)
+
+
+class Highway(nn.Module):
+    """Layers whose gates share out between what they make and what they take in, packed or not."""
+
+    def __init__(self, depth: int, packed: bool) -> None:
+        super().__init__()
+        self.packed = packed
+        width = 32 if packed else 16
+        self.made = nn.ModuleList(nn.Linear(16, width) for _ in range(depth))
+        self.transform = nn.ModuleList(nn.Linear(16, 16) for _ in range(0 if packed else depth))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer, made in enumerate(self.made):
+            value, gate = made(x).chunk(2, -1) if self.packed else (made(x), self.transform[layer](x))
+            gate = torch.sigmoid(gate)
+            x = gate * torch.relu(value) + (1 - gate) * x
+        return x
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_deep_highway_starts_mostly_open(packed: bool) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = Highway(30, packed), torch.randn(256, 16, requires_grad=True)
+    plan = fanin.plan(model, x)
+    assert plain_depth(fanin.trace(model, x)) == 0
+    bias = plan["made.7.bias" if packed else "transform.7.bias"].scheme
+    opening = Constant(-math.log(29))
+    assert bias == (Packed.of(gate=Zeros(), write=opening) if packed else opening)
+    fanin.apply(plan, model, seed=0)
+    out = model(x)
+    (gradient,) = torch.autograd.grad(out[:, 0].sum(), x)
+    assert out.square().mean() > 1 / (3 * math.e**2)
+    assert gradient.square().sum(1).mean() > 1 / (3 * math.e**2)
 
 
 def test_a_reset_gate_of_its_own_layer_is_part_of_the_recurrence() -> None:

@@ -10,6 +10,7 @@ import fanin
 
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 WIDTH = 6
+HELD = {"keep", "write"}
 
 
 class Written(nn.Module):
@@ -90,7 +91,7 @@ def test_the_update_gate_of_a_gru_is_found_however_it_is_written(step: Step, gat
     graph = fanin.trace(Written(step, 3), torch.randn(2, 4, 4))
     for name in ("inward.weight", "inward.bias", "around.weight", "around.bias"):
         assert graph[name].blocks[gate] == (range(WIDTH, 2 * WIDTH),)
-        assert {"keep", "write"}.intersection(graph[name].blocks) == {gate}
+        assert HELD.intersection(graph[name].blocks) == {gate}
 
 
 def test_the_forget_gate_of_an_lstm_is_found_and_every_gate_is_a_block() -> None:
@@ -142,7 +143,7 @@ class Highway(nn.Module):
 
 def test_every_transform_gate_of_a_highway_writes() -> None:
     graph = fanin.trace(Highway(3), torch.randn(2, WIDTH))
-    assert [node.state_gate for node in graph] == [""] * 6 + ["write"] * 6
+    assert [node.gate for node in graph] == ["factor"] * 6 + ["write"] * 6
 
 
 class Gated(nn.Module):
@@ -177,7 +178,7 @@ KINDS = ("squeeze and excitation", "two gates in a row", "gated linear unit", "a
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_other_gates_are_no_gates_of_a_state(kind: str) -> None:
-    assert not any(node.state_gate for node in fanin.trace(Gated(kind), torch.randn(2, WIDTH)))
+    assert not any(node.gate in HELD for node in fanin.trace(Gated(kind), torch.randn(2, WIDTH)))
 
 
 def test_parts_of_one_sigmoid_are_not_taken_for_one_gate() -> None:
@@ -187,4 +188,4 @@ def test_parts_of_one_sigmoid_are_not_taken_for_one_gate() -> None:
         return memory.tanh(), memory
 
     graph = fanin.trace(Written(step, 2), torch.randn(2, 4, 4))
-    assert not any(node.state_gate or {"keep", "write"}.intersection(node.blocks) for node in graph)
+    assert not any(node.gate in HELD or HELD.intersection(node.blocks) for node in graph)

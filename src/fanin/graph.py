@@ -88,8 +88,9 @@ class ParameterNode:
         post_norm: the sums of that stream are normalized before they go on, around the next branch as well.
         feedback: it multiplies what its own layer put out before, as a recurrent weight does.
         feeds_state: its output is added to that of a weight with feedback, as the input of a recurrence is.
-        state_gate: ``keep`` where its sigmoid multiplies a state that goes on, or a stream as in highway networks;
-            ``write`` where one minus its sigmoid does. Blocks of a packed weight have it for a name.
+        gate: ``factor`` where its activated output multiplies another signal; ``keep`` where its sigmoid multiplies a
+            state that goes on, or a stream as in highway networks; ``write`` where one minus its sigmoid does. Blocks
+            of a packed weight have the latter two for a name.
         output: nothing but the model's output comes after it, perhaps through a function that gives it the range of a
             target, as a last sigmoid does.
         depth: its place among the weights in order of execution, from 0.
@@ -121,7 +122,7 @@ class ParameterNode:
     post_norm: bool = False
     feedback: bool = False
     feeds_state: bool = False
-    state_gate: str = ""
+    gate: str = ""
     output: bool = False
     depth: int | None = None
     exercised: bool = True

@@ -17,12 +17,11 @@ from fanin.recipes.classic import beside_weights, for_each_block
 from fanin.recipes.following import LINEAR, following
 from fanin.recipes.lengths import Running, stable_length
 from fanin.recipes.registry import register
+from fanin.recipes.state_gates import StateGates
 from fanin.schemes import (
-    Constant,
     Keep,
     Normal,
     Orthogonal,
-    Packed,
     ScaledOrthogonal,
     Scheme,
     VarianceScaling,
@@ -40,10 +39,6 @@ LONE_HEAD = 0.3
 """The same where it is the only weight: there is no layer below that needs its gradient."""
 
 
-OPENED = {"keep": ("a gate that keeps the state: 1", 1.0), "write": ("a gate that writes over the state: −1", -1.0)}
-ZERO_BIAS = "biases start at zero"
-
-
 @register("auto", sources=("he2015", "saxe2014"))
 def auto(graph: Graph) -> Plan:
     """For every parameter by its role: what follows, true fans, residual depth, recurrence, plain depth."""
@@ -56,17 +51,17 @@ def auto(graph: Graph) -> Plan:
     depth = plain_depth(graph)
     running = _running(nodes, depth)
     bare = not normed and _multiplies(nodes)
-    chooser = _Chooser(depth, running, head, bare, passed, tied, gated_state, _second_biases(nodes))
+    chooser = _Chooser(depth, running, head, bare, passed, tied, gated_state, StateGates.of(nodes))
     return Plan.of(graph, "auto", chooser.choose)
 
 
 def plain_depth(graph: Graph) -> int:
-    """How many weights follow one another without a norm, a residual stream, a product or a recurrence; else 0.
+    """How many weights follow one another without a norm, a stream, a product, a highway or a recurrence; else 0.
 
     >>> plain_depth(Graph(()))
     0
     """
-    if any(_is_normed(node) or node.stream is not None or node.feedback for node in graph):
+    if any(_is_normed(node) or node.stream is not None or node.feedback or _is_gate(node) for node in graph):
         return 0
     weights = [node for node in graph if node.role in (Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE)]
     if any({"softmax_q", "attention_value", "gate_value"}.intersection(_activations(node)) for node in weights):
@@ -86,6 +81,11 @@ def _running(nodes: list[ParameterNode], depth: int) -> Running | None:
 
 def _is_normed(node: ParameterNode) -> bool:
     return node.role == Role.NORM_SCALE or node.norm_after
+
+
+def _is_gate(node: ParameterNode) -> bool:
+    """Whether a weight, or a block of it, makes a factor of something else."""
+    return bool(node.gate) or not {"gate", "keep", "write"}.isdisjoint(node.blocks)
 
 
 def _activations(node: ParameterNode) -> tuple[str, ...]:
@@ -130,8 +130,8 @@ class _Chooser:
     """An embedding that is the output layer as well."""
     gated_state: bool
     """Gates in a recurrence, of a layer or written by hand."""
-    second_biases: frozenset[str]
-    """Biases of gates that are added to another bias, which opens the gate for both."""
+    state_gates: StateGates
+    """Gates that hold a state or a stream."""
 
     def choose(self, node: ParameterNode) -> tuple[Scheme, str]:
         if node.feeds_state and not (node.axes.blocks or self.gated_state):
@@ -141,7 +141,7 @@ class _Chooser:
         if node.role == Role.BIAS and node.activation == "softplus" and node.stream is not None:
             return Keep(), "the bias of a rate, as in state-space models: kept as constructed"
         if node.role == Role.BIAS:
-            return (Zeros(), ZERO_BIAS) if node.name in self.second_biases else _bias(node)
+            return self.state_gates.bias(node) or (Zeros(), "biases start at zero")
         if node.role == Role.EMBEDDING:
             return _embedding(node)
         if node.role == Role.POSITION and node.default is not None and self.tied:
@@ -191,7 +191,10 @@ class _Chooser:
             centred = gains.gain(activation, "centred")
             if self.depth > 2:
                 return centred, f"followed by {activation}, whose mean carries nothing: centred gain {centred:.4f}"
-            return 1.0, f"followed by {activation} in a shallow net: gain 1"
+            return (
+                1.0,
+                f"followed by {activation} in a {'shallow net' if self.depth else 'net that is not plain'}: gain 1",
+            )
         return after.gain, after.words
 
     def _plain(self, node: ParameterNode, activation: str | None) -> tuple[Scheme, str]:
@@ -268,48 +271,6 @@ def _squashes(activation: str) -> bool:
         return False
     near = gains.moments(activation)
     return near.mean**2 > near.variance
-
-
-def _second_biases(nodes: list[ParameterNode]) -> frozenset[str]:
-    """Biases on the state's side of a recurrence, where those on the input's side have gates too."""
-    feedback, feeding = ({_owner(n) for n in nodes if chosen(n)} for chosen in (_feeds_back, _feeds_state))
-    gates = [node for node in nodes if node.role == Role.BIAS and (node.state_gate or _keeping(node))]
-    if not any(_owner(node) in feeding - feedback for node in gates):
-        feedback = set()
-    return frozenset(node.name for node in gates if _owner(node) in feedback - feeding or "bias_hh" in node.name)
-
-
-def _owner(node: ParameterNode) -> str:
-    return node.name.rpartition(".")[0]
-
-
-def _feeds_back(node: ParameterNode) -> bool:
-    return node.feedback
-
-
-def _feeds_state(node: ParameterNode) -> bool:
-    return node.feeds_state
-
-
-def _keeping(node: ParameterNode) -> dict[str, tuple[str, float]]:
-    """The blocks that keep a state, or write over it: what each is called, and the bias that opens it."""
-    names = set(node.blocks)
-    if names == {"i", "f", "g", "o"}:
-        return {"f": ("forget gate 1, on one of the two biases", 1.0)}
-    if names == {"r", "z", "n"}:
-        return {"z": ("update gate 1, on one of the two biases", 1.0)}
-    return {name: OPENED[name] for name in names.intersection(OPENED)}
-
-
-def _bias(node: ParameterNode) -> tuple[Scheme, str]:
-    if node.state_gate:
-        words, bias = OPENED[node.state_gate]
-        return Constant(bias), f"{words}, so that memory starts open"
-    if keeping := _keeping(node):
-        parts = {name: Constant(keeping[name][1]) if name in keeping else Zeros() for name in node.blocks}
-        words = ", ".join(words for words, _ in keeping.values())
-        return Packed.of(parts), f"{words}, so that memory starts open; the rest zero"
-    return Zeros(), ZERO_BIAS
 
 
 def _embedding(node: ParameterNode) -> tuple[Scheme, str]:

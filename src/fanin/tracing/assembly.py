@@ -79,7 +79,7 @@ class Assembler:
         fields["axes"] = self._axes(base, role, use)
         fields.update(self._after(role, use))
         if role in _SHAPED:
-            fields["state_gate"] = self._state_gate(same)
+            fields["gate"] = self._gate(same)
         if role in _SIGNAL_WEIGHTS:
             fields["feedback"] = any(other.operation.index in self._fed_back for other in same)
             fields["feeds_state"] = not fields["feedback"] and any(self._feeds_state(other) for other in same)
@@ -152,9 +152,9 @@ class Assembler:
     def _is_output(self, value: Value) -> bool:
         return bool(ends := self._terminals(value)) and all(end.index == LAST and end.kind == "output" for end in ends)
 
-    def _state_gate(self, uses: list[Use]) -> str:
+    def _gate(self, uses: list[Use]) -> str:
         ends = (end for use in uses for end in self._terminals(use.operation.output))
-        return next(filter(None, map(self._walker.state_gate, ends)), "")
+        return next(filter(None, map(self._walker.gate_at, ends)), "")
 
     def _after_recurrence(self, role: Role, use: Use) -> Fields:
         """A recurrent layer has its non-linearities inside; what feeds it is its first argument."""
@@ -260,7 +260,7 @@ class Assembler:
             fields["activation"] = blocks[0].activation
         elif blocks:
             fields["axes"] = Axes((), (0,), blocks=blocks) if role == Role.BIAS else axes.with_blocks(blocks)
-            fields["activation"], fields["state_gate"] = None, ""
+            fields["activation"], fields["gate"] = None, ""
 
     def _steps(self, uses: list[Use]) -> bool:
         """Whether a parameter works at every step of a recurrence."""

@@ -15,7 +15,7 @@ import torch
 
 from fanin.fans import Block
 from fanin.tracing import compatibility
-from fanin.tracing.activations import feeds_gate
+from fanin.tracing.gates import KEEP, WRITE
 from fanin.tracing.layouts import channel_axis
 from fanin.tracing.passages import Passage, Step, Terminal
 from fanin.tracing.records import Operation, Value
@@ -54,18 +54,18 @@ class Packing:
         """
         keys: list[Key] = []
         owners = torch.full((length,), -1)
-        found: list[tuple[Key, str, torch.Tensor]] = []
+        found: list[tuple[Key, bool, torch.Tensor]] = []
         for use in uses:
             placed = _rows_on_output(use, axis)
             if placed is None:
                 return ()
             channel, numbers = placed
             for terminal, positions in self._arrivals(use.operation.output, channel):
-                state_gate = self._walker.state_gate(terminal)
+                gate = self._walker.gate_at(terminal)
                 rows = numbers[positions]
                 rows = rows[rows >= 0]
                 place = int(rows[0]) if apart and len(rows) else 0
-                found.append(((*_block_key(terminal, state_gate), place), state_gate, rows))
+                found.append(((*_block_key(terminal, gate), place), gate in (KEEP, WRITE), rows))
         # At the first step of a recurrence there is no state yet: what a gate does to it is seen later, and counts.
         for key, _, rows in sorted(found, key=lambda item: not item[1]):
             if key not in keys:
@@ -98,17 +98,14 @@ def _blocks(keys: list[Key], owners: torch.Tensor) -> tuple[Block, ...]:
     return tuple(Block(name, as_ranges(rows), key[1]) for name, (key, rows) in zip(names, named, strict=True))
 
 
-def _block_key(terminal: Terminal, state_gate: str) -> tuple[str, str | None]:
+def _block_key(terminal: Terminal, gate: str) -> tuple[str, str | None]:
     if terminal.kind == "glu":
         return "gate", terminal.name
     if terminal.kind != "activation":
         return "plain", None if terminal.kind == "opaque" else "none"
     if terminal.name in _NAMES:
         return _NAMES[terminal.name], terminal.name
-    if state_gate:
-        return state_gate, terminal.name
-    gates = terminal.exit is not None and feeds_gate(terminal.exit)
-    return ("gate" if gates else terminal.name), terminal.name
+    return {"factor": "gate"}.get(gate, gate) or terminal.name, terminal.name
 
 
 def as_ranges(rows: list[int]) -> tuple[range, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from fanin.graph import Activation
-from fanin.tracing.activations import ActivationFinder, registered_activation
+from fanin.tracing.activations import ActivationFinder, feeds_gate, registered_activation
 from fanin.tracing.attention import find_attention
 from fanin.tracing.dataflow import Flow, activations_of, carries, contracts, is_activation, is_signal
 from fanin.tracing.gates import state_gates
@@ -54,11 +54,12 @@ class Walker:
         found = self.activations.at(entry) if entry is not None else None
         return found.captured if found is not None and found.name == terminal.name else None
 
-    def state_gate(self, terminal: Terminal) -> str:
-        """``keep`` or ``write`` where the sigmoid that ends a walk multiplies a state; '' for anything else."""
-        if terminal.kind != "activation":
+    def gate_at(self, terminal: Terminal) -> str:
+        """What the non-linearity that ends a walk multiplies, as in ``ParameterNode.gate``; '' where it does not."""
+        if terminal.kind != "activation" or terminal.exit is None:
             return ""
-        return self._state_gates.get(self.run.operations[terminal.index].output.id, "")
+        held = self._state_gates.get(self.run.operations[terminal.index].output.id, "")
+        return held or ("factor" if feeds_gate(terminal.exit) else "")
 
     def last_of(self, operation: Operation, data: Value) -> Terminal | None:
         """The residual sum in whose branch this layer is the last weight; None if another weight follows."""
