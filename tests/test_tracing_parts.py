@@ -355,3 +355,23 @@ def test_a_stream_is_post_norm_where_every_sum_is_normalized_before_it_goes_on(
     lasts = [node for node in graph if node.residual_last]
     assert [node.stream_depth for node in lasts] == [6] * 6
     assert {node.post_norm for node in lasts} == {post_norm}
+
+
+@pytest.mark.parametrize(("tokens", "depths"), [(1, {6}), (16, {1, 2})])
+def test_a_class_token_put_back_beside_the_patches_leaves_them_one_stream(tokens: int, depths: set[int]) -> None:
+    class Block(nn.Module):
+        """A position encoding and a layer; the former passes the first tokens by."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.position, self.fc = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first, patches = x[:, :tokens], x[:, tokens:]
+            x = torch.cat([first, patches + self.position(patches)], 1)
+            return x + self.fc(F.relu(x))
+
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Sequential(*(Block() for _ in range(3)))
+    graph = trace(model, torch.zeros(2, tokens + 16, 8))
+    assert {node.stream_depth for node in graph if node.residual_last} == depths

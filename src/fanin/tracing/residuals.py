@@ -10,6 +10,9 @@ from fanin.tracing.norms import HandNorm
 from fanin.tracing.records import Operation, Space, Value
 from fanin.tracing.vocabulary import ACTIVATIONS, ATTENTION, CONTRACTIONS, MOVES, NORMS, RULES, SUMS
 
+TOKENS = 3 / 4
+"""What is joined to fewer others than this share leaves is the same stream: four patches and a class token are."""
+
 
 @dataclass(slots=True, eq=False)
 class Residual:
@@ -166,6 +169,8 @@ class Residuals:
         return value, normed
 
     def _behind(self, operation: Operation) -> Value | None:
+        if operation.target == "cat":
+            return _most_of(operation)
         norm = self._norms.get(operation.index)
         if norm is not None:
             return norm.entry
@@ -176,6 +181,12 @@ class Residuals:
         if (operation.target in ACTIVATIONS or kind in ("activation", "norm")) and len(given) == 1:
             return given[0]
         return None
+
+
+def _most_of(operation: Operation) -> Value | None:
+    """The signal beside which only a few tokens are put, as the class token of every scale in CoaT; None for others."""
+    largest = max(activations_of(operation), key=lambda value: value.numel, default=None)
+    return largest if largest is not None and largest.numel > TOKENS * operation.output.numel else None
 
 
 def sum_operands(operation: Operation | None) -> tuple[Value, Value] | None:
