@@ -127,17 +127,30 @@ def test_bare_gated_branches_say_something_and_not_too_much() -> None:
     assert 0.02 < share < 1
 
 
-def test_bounded_gates_need_no_more_than_the_root_of_branches_and_of_what_they_let_pass() -> None:
-    class Linear(Gated):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x + self.down(torch.sigmoid(self.gate(x)) * self.up(x))
+class BoundedGates(Gated):
+    """A value and a gate that a sigmoid bounds, packed in one layer or not."""
 
+    def __init__(self, packed: bool) -> None:
+        super().__init__()
+        self.packed = packed
+        if packed:
+            self.gate, self.up = nn.Linear(16, 64), nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.packed:
+            return x + self.down(functional.glu(self.gate(x)))
+        return x + self.down(torch.sigmoid(self.gate(x)) * self.up(x))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_value_makes_up_for_what_a_bounded_gate_lets_pass(packed: bool) -> None:
     with torch.random.fork_rng(devices=[]):
-        model = nn.Sequential(nn.Linear(8, 16), *[Linear() for _ in range(9)], nn.Linear(16, 4))
+        model = nn.Sequential(nn.Linear(8, 16), *[BoundedGates(packed) for _ in range(9)], nn.Linear(16, 4))
     plan = planned(lambda: model, 2, 8)
     passed = fanin.gains.moments("sigmoid").second_moment
-    assert plan["1.up.weight"].std == pytest.approx(1 / 4, rel=1e-6)
-    assert plan["1.down.weight"].std == pytest.approx(1 / math.sqrt(32) / 3 / math.sqrt(passed), rel=1e-6)
+    value = plan["1.gate.weight"].block_std["up"] if packed else plan["1.up.weight"].std
+    assert value == pytest.approx(1 / 4 / math.sqrt(passed), rel=1e-6)
+    assert plan["1.down.weight"].std == pytest.approx(1 / math.sqrt(32) / 3, rel=1e-6)
     shares = []
     for seed in range(100):  # a share of 1/9 each; an error of √2 in a weight would double it
         fanin.apply(plan, model, seed=seed)

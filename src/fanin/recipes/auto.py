@@ -46,12 +46,11 @@ def auto(graph: Graph) -> Plan:
     normed = any(_is_normed(node) for node in nodes)
     tied = any(node.role == Role.EMBEDDING and node.aliases for node in nodes)
     head = HEAD if sum(node.is_weight for node in nodes) > 1 else LONE_HEAD
-    passed = 1.0 if normed else _passed(nodes)
     gated_state = any(map(_squashes, {name for node in nodes if node.feedback for name in _activations(node)}))
     depth = plain_depth(graph)
     running = _running(nodes, depth)
     bare = not normed and _multiplies(nodes)
-    chooser = _Chooser(depth, running, head, bare, passed, tied, gated_state, StateGates.of(nodes))
+    chooser = _Chooser(depth, running, head, bare, _factors(nodes), tied, gated_state, StateGates.of(nodes))
     return Plan.of(graph, "auto", chooser.choose)
 
 
@@ -100,10 +99,9 @@ def _multiplies(nodes: list[ParameterNode]) -> bool:
     return bool(gates) and not all(_bounded(gate) for gate in gates)
 
 
-def _passed(nodes: list[ParameterNode]) -> float:
-    """The mean square of a gate between zero and one, at inputs of unit variance, where all gates are of one kind."""
-    gates = _gates(nodes)
-    return gains.moments(next(iter(gates))).second_moment if len(gates) == 1 and all(map(_squashes, gates)) else 1.0
+def _factors(nodes: list[ParameterNode]) -> frozenset[str]:
+    """The activations whose results are factors."""
+    return frozenset(node.activation for node in nodes if node.gate == "factor" and node.activation)
 
 
 def _gates(nodes: list[ParameterNode]) -> set[str]:
@@ -124,8 +122,8 @@ class _Chooser:
     """The gain of an output layer."""
     bare_gates: bool
     """Products with unbounded gates in the branches of a net without norms."""
-    passed: float
-    """The share of the power that bounded gates in the branches of a net without norms let pass; else 1."""
+    factors: frozenset[str]
+    """The activations whose results are factors of something else, where no packed weight says which."""
     tied: bool
     """An embedding that is the output layer as well."""
     gated_state: bool
@@ -179,14 +177,16 @@ class _Chooser:
                 why = "with a norm after each sum" if node.post_norm else "bounded by its activation"
                 words += f", {why}: ÷ ∜{node.stream_depth}"
             else:
-                gain /= math.sqrt(node.stream_depth * self.passed)
+                gain /= math.sqrt(node.stream_depth)
                 words += f": ÷ √{node.stream_depth}"
-                if self.passed != 1:
-                    words += f", × {self.passed**-0.5:.4f} for the gates, which let {self.passed:.4f} of the power pass"
         return _of_gain(gain), f"{words}, {fan_in}"
 
     def _gain(self, node: ParameterNode, activation: str | None) -> tuple[float, str]:
         after = following(node, activation)
+        if activation == "gate_value" and (gate := self._gate_beside(node)) and _squashes(gate):
+            power = gains.moments(gate).second_moment
+            words = f"value of a product whose {gate} gate lets {power:.4f} of the power pass"
+            return power**-0.5, f"{words}: gain {power**-0.5:.4f}"
         if activation and after.known and node.captured is None and _squashes(activation):
             centred = gains.gain(activation, "centred")
             if self.depth > 2:
@@ -196,6 +196,12 @@ class _Chooser:
                 f"followed by {activation} in a {'shallow net' if self.depth else 'net that is not plain'}: gain 1",
             )
         return after.gain, after.words
+
+    def _gate_beside(self, node: ParameterNode) -> str | None:
+        """The activation of the gate that a value meets, where it is known."""
+        packed = {block.activation for block in node.axes.blocks if block.name == "gate"}
+        found = packed or self.factors
+        return next(iter(found)) if len(found) == 1 else None
 
     def _plain(self, node: ParameterNode, activation: str | None) -> tuple[Scheme, str]:
         if self.running is not None:
