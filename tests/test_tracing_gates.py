@@ -128,6 +128,85 @@ def test_where_only_the_state_brings_a_bias_that_one_opens_the_gate() -> None:
     assert model.around.bias.sum() == WIDTH
 
 
+class Minimal(nn.Module):
+    """A gated unit whose one gate writes over the state and, elsewhere, multiplies what goes into a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.new, self.head = nn.Linear(4 + WIDTH, WIDTH), nn.Linear(4 + WIDTH, WIDTH), nn.Linear(WIDTH, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = x.new_zeros(len(x), WIDTH)
+        for step in x.unbind(1):
+            gate = torch.sigmoid(self.gate(torch.cat([step, state], 1)))
+            state = (1 - gate) * state + gate * torch.tanh(self.new(torch.cat([step, gate * state], 1)))
+        return self.head(state)
+
+
+def test_a_gate_that_does_two_things_is_the_gate_of_the_state() -> None:
+    graph = fanin.trace(Minimal(), torch.randn(2, 4, 4))
+    assert [node.gate for node in graph] == ["write", "write", "factor", "factor", "", ""]
+
+
+def elman(inward: Tensor, around: Tensor, _: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.tanh(inward + around), memory
+
+
+@pytest.mark.parametrize(
+    ("step", "parts", "state"),
+    [(lstm, 4, "lstm"), (elman, 1, "rnn_tanh"), *((step, 3, "gru") for step, _ in GRUS)],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_takes_in_the_state_of_a_written_recurrence_knows_it(step: Step, parts: int, state: str) -> None:
+    graph = fanin.trace(Written(step, parts), torch.randn(2, 4, 4))
+    assert {node.name: node.state_before for node in graph if node.state_before} == {"head.weight": state}
+
+
+class Read(nn.Module):
+    """What reads the states of a layer: all of them or the last, at once or behind another layer."""
+
+    def __init__(self, layer: nn.RNNBase, last: bool, hidden: bool) -> None:
+        super().__init__()
+        self.layer, self.last = layer, last
+        self.dropout, width = nn.Dropout(0.1), layer.hidden_size * (1 + layer.bidirectional)
+        self.hidden = nn.Linear(width, width) if hidden else None
+        self.head = nn.Linear(width, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, _ = self.layer(x)
+        x = self.dropout(states[:, -1] if self.last else states)
+        return self.head(x if self.hidden is None else torch.relu(self.hidden(x)))
+
+
+LAYERS: list[tuple[Callable[[], nn.RNNBase], str]] = [
+    (lambda: nn.LSTM(8, 64, 2, batch_first=True), "lstm"),
+    (lambda: nn.GRU(8, 64, batch_first=True, bidirectional=True), "gru"),
+]
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize(("build", "state"), LAYERS, ids=[state for _, state in LAYERS])
+def test_what_reads_a_state_puts_out_unit_variance(
+    build: Callable[[], nn.RNNBase], state: str, hidden: bool, last: bool
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = Read(build(), last, hidden).eval(), torch.randn(256, 40, 8)
+    reader = "hidden.weight" if hidden else "head.weight"
+    plan = fanin.plan(model, x)
+    deeper = [row.node.name for row in plan if row.node.state_before]
+    assert deeper == ["layer.weight_ih_l1"] * (state == "lstm") + [reader]
+    assert plan[reader].node.state_before == state
+    powers = []
+    for seed in range(8):
+        fanin.apply(plan, model, seed=seed)
+        with torch.no_grad():
+            powers.append(model(x).square().mean())
+    # The states of one layer are alike from step to step, so that those of the next grow larger than of fresh inputs.
+    assert 0.5 < torch.stack(powers).mean().item() < 2
+
+
 class Highway(nn.Module):
     def __init__(self, depth: int) -> None:
         super().__init__()

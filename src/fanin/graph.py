@@ -88,6 +88,8 @@ class ParameterNode:
         post_norm: the sums of that stream are normalized before they go on, around the next branch as well.
         feedback: it multiplies what its own layer put out before, as a recurrent weight does.
         feeds_state: its output is added to that of a weight with feedback, as the input of a recurrence is.
+        state_before: the recurrence whose state it takes in, through moves and pooling: ``lstm``, ``gru``, ``rnn_tanh``
+            or ``rnn_relu``, also for one that is written by hand; empty for any other weight.
         gate: ``factor`` where its activated output multiplies another signal; ``keep`` where its sigmoid multiplies a
             state that goes on, or a stream as in highway networks; ``write`` where one minus its sigmoid does. Blocks
             of a packed weight have the latter two for a name.
@@ -122,6 +124,7 @@ class ParameterNode:
     post_norm: bool = False
     feedback: bool = False
     feeds_state: bool = False
+    state_before: str = ""
     gate: str = ""
     output: bool = False
     depth: int | None = None

@@ -18,6 +18,7 @@ from fanin.recipes.following import LINEAR, following
 from fanin.recipes.lengths import Running, stable_length
 from fanin.recipes.registry import register
 from fanin.recipes.state_gates import StateGates
+from fanin.recipes.states import state_power
 from fanin.schemes import (
     Keep,
     Normal,
@@ -166,9 +167,11 @@ class _Chooser:
         if node.feedback or (node.role == Role.RECURRENT and not node.feeds_state):
             return Orthogonal(), "recurrent: an orthogonal matrix keeps the state's length over time"
         if node.feeds_state:
-            return VarianceScaling(1.0), f"input of recurrent gates: gain 1, as much as the state brings, {fan_in}"
+            words = f"input of recurrent gates: gain 1, as much as the state brings{_of_state(node)}, {fan_in}"
+            return _of_gain(state_power(node.state_before) ** -0.5), words
         if node.output and not node.norm_after:
-            gain, words = self.head, f"output layer: gain {self.head:g}"
+            gain = self.head * state_power(node.state_before) ** -0.5
+            words = f"output layer: gain {self.head:g}{_of_state(node)}"
             if self.running is not None:
                 gain /= math.sqrt(self.running.power)
                 words += f" ÷ {math.sqrt(self.running.power):.4f}, the RMS of what it takes in"
@@ -178,6 +181,7 @@ class _Chooser:
         if self.depth >= DEEP:
             return self._plain(node, activation)
         gain, words = self._gain(node, activation)
+        gain, words = gain * state_power(node.state_before) ** -0.5, words + _of_state(node)
         if self.bare_layers and self.gates_multiply and node.stream is not None:
             gain = node.stream_depth ** (-1 / 3)
             words = f"in a gated branch without norms, {node.stream_depth} in the stream: the product of its three"
@@ -241,6 +245,12 @@ class _Chooser:
             gain = running.gain
             words = f"followed by {activation}, at inputs of std {running.std:.4f}: gain {gain:.4f}"
         return ScaledOrthogonal(gain), f"{words}; {self.depth} plain layers: orthogonal"
+
+
+def _of_state(node: ParameterNode) -> str:
+    """What the size of a state adds to a reason."""
+    power = state_power(node.state_before)
+    return f" ÷ {math.sqrt(power):.4f}, the RMS of the {node.state_before} state that it takes in" if power != 1 else ""
 
 
 def _of_gain(gain: float) -> VarianceScaling:

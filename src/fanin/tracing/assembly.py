@@ -26,6 +26,8 @@ _LAYERS = frozenset({Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE, Role.EMBEDDING
 _SHAPED = frozenset({*_LAYERS, Role.BIAS})
 _SIGNAL_WEIGHTS = WEIGHTS - {Role.RECURRENT}
 """Weights of which the record tells whether they feed back; of recurrent layers their names do."""
+_STATES = {"mul": "lstm", "add": "gru", "lerp": "gru", "addcmul": "gru", "tanh": "rnn_tanh", "relu": "rnn_relu"}
+"""What the last operation of a step says of a recurrence that is written by hand: a gated output, a gated sum, none."""
 _CONFIDENCE = {"fake": 1.0, "optimistic": 0.8, "real": 1.0}
 
 Fields = dict[str, Any]
@@ -83,6 +85,9 @@ class Assembler:
         if role in _SIGNAL_WEIGHTS:
             fields["feedback"] = any(other.operation.index in self._fed_back for other in same)
             fields["feeds_state"] = not fields["feedback"] and any(self._feeds_state(other) for other in same)
+        reads = base.feeds_state if role == Role.RECURRENT else role in WEIGHTS and not fields["feedback"]
+        if reads and not base.state_before:
+            fields["state_before"] = self._state_before(use)
         self._pack(base, role, same, fields)
         fields["confidence"] = self._confidence(base, fields)
         fields["evidence"] = self._evidence(use, fields)
@@ -153,12 +158,14 @@ class Assembler:
         return bool(ends := self._terminals(value)) and all(end.index == LAST and end.kind == "output" for end in ends)
 
     def _gate(self, uses: list[Use]) -> str:
+        """What the result is a factor of; a state, which is not there at the first step, before anything else."""
         ends = (end for use in uses for end in self._terminals(use.operation.output))
-        return next(filter(None, map(self._walker.gate_at, ends)), "")
+        found = [gate for gate in map(self._walker.gate_at, ends) if gate]
+        return next((gate for gate in found if gate != "factor"), found[0] if found else "")
 
     def _after_recurrence(self, role: Role, use: Use) -> Fields:
         """A recurrent layer has its non-linearities inside; what feeds it is its first argument."""
-        data = use.operation.of("input") or use.operation.of("data")
+        data = _data(use)
         fields: Fields = {}
         if data is not None and role == Role.RECURRENT:
             fields["norm_before"] = self._walker.behind(data)[0]
@@ -241,6 +248,28 @@ class Assembler:
                 if user.target in MOVES:
                     waiting += user.outputs
         return False
+
+    def _state_before(self, use: Use) -> str:
+        """The recurrence whose state a weight takes in."""
+        value = _data(use)
+        while value is not None:
+            *_, value = self._walker.flow.back_chain(value)
+            producer = value.producer
+            if producer is None:
+                return ""
+            if producer.target in RECURRENCES:
+                return (
+                    producer.target.removesuffix("_cell").replace("mkldnn_rnn_layer", "lstm").removeprefix("quantized_")
+                )
+            if producer.target not in ("cat", "stack"):
+                return _STATES.get(producer.target, "") if self._is_state(value) else ""
+            value = activations_of(producer)[-1]
+        return ""
+
+    def _is_state(self, value: Value) -> bool:
+        """Whether no weight lies between a weight with feedback and a value."""
+        operations = self._walker.run.operations
+        return any(self._walker.flow.reaches(operations[index].output, value) for index in self._fed_back)
 
     def _from_state(self, value: Value) -> bool:
         chain = self._walker.flow.back_chain(value)
@@ -330,6 +359,8 @@ def _op(operation: Operation) -> Op:
 def _data(use: Use) -> Value | None:
     """The signal that a weight contracts."""
     operation = use.operation
+    if operation.target in RECURRENCES:
+        return operation.of("input") or operation.of("data")
     if operation.target in CONTRACTIONS:
         return operation.of(CONTRACTIONS[operation.target].data[0])
     if operation.target in PAIRS:

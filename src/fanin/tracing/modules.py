@@ -243,9 +243,10 @@ def _recurrent(module: nn.Module, name: str) -> Description:
     activation = None if gates else getattr(module, "nonlinearity", "tanh")
     if name.startswith("bias"):
         return _bias(default, axes=Axes((), (0,), blocks=blocks), activation=activation)
-    axes = Axes(blocks=blocks)
-    place = {"feedback": name.startswith("weight_hh"), "feeds_state": name.startswith("weight_ih")}
-    return {"role": Role.RECURRENT, "axes": axes, "default": default, "activation": activation, **place}
+    place: Description = {"feedback": name.startswith("weight_hh"), "feeds_state": name.startswith("weight_ih")}
+    if place["feeds_state"] and not name.startswith("weight_ih_l0") and isinstance(module, nn.RNNBase):
+        place["state_before"] = kind.lower() if gates else f"rnn_{activation}"
+    return {"role": Role.RECURRENT, "axes": Axes(blocks=blocks), "default": default, "activation": activation, **place}
 
 
 def _prelu(module: nn.Module, name: str) -> Description:
