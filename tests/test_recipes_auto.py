@@ -404,3 +404,38 @@ def test_a_function_that_gives_outputs_their_range_makes_no_hidden_layer(link: n
     assert plan["6.weight"].scheme == VarianceScaling(HEAD**2)
     features = planned(lambda: nn.Sequential(*stack(4, nn.ReLU), nn.ReLU()), 2, 16)
     assert not features["6.weight"].node.output, "features, not the range of a target"
+
+
+class Factors(nn.Module):
+    """Two tables whose rows meet, in a dot product or place by place."""
+
+    def __init__(self, meet: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.users, self.items, self.head = nn.Embedding(60, 64), nn.Embedding(60, 64), nn.Linear(64, 1)
+        self.meet = meet
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        met = self.meet(self.users(x[:, 0]), self.items(x[:, 1]))
+        return self.head(met) if met.shape[-1] == 64 else met
+
+
+MEETINGS: dict[str, tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], bool]] = {
+    "summed": (lambda u, i: (u * i).sum(-1), True),
+    "weighed and summed": (lambda u, i: (0.5 * u * i).sum(-1, keepdim=True), True),
+    "matrices": (lambda u, i: torch.bmm(u.unsqueeze(1), i.unsqueeze(2)).flatten(1), True),
+    "einsum": (lambda u, i: torch.einsum("nd,nd->n", u, i), True),
+    "place by place": (lambda u, i: u * i, False),
+    "pooled": (lambda u, i: (torch.stack([u, i], 1) * torch.stack([i, u], 1)).sum(1), False),
+}
+
+
+@pytest.mark.parametrize("kind", MEETINGS)
+def test_embeddings_in_a_dot_product_have_rows_of_unit_length(kind: str) -> None:
+    meet, dotted = MEETINGS[kind]
+    with torch.random.fork_rng(devices=[]):
+        model, x = Factors(meet), torch.stack([torch.arange(60), torch.arange(60).flip(0)], 1)
+    plan = fanin.plan(model, x)
+    assert plan["users.weight"].node.dot_product == dotted
+    assert plan["users.weight"].std == plan["items.weight"].std == (1 / 8 if dotted else 1)
+    fanin.apply(plan, model, seed=0)
+    assert model(x).square().mean() < 4

@@ -93,6 +93,8 @@ class ParameterNode:
         gate: ``factor`` where its activated output multiplies another signal; ``keep`` where its sigmoid multiplies a
             state that goes on, or a stream as in highway networks; ``write`` where one minus its sigmoid does. Blocks
             of a packed weight have the latter two for a name.
+        dot_product: of an embedding, that its rows are multiplied with another signal and summed, as the factors of a
+            recommender are.
         output: nothing but the model's output comes after it, perhaps through a function that gives it the range of a
             target, as a last sigmoid does.
         depth: its place among the weights in order of execution, from 0.
@@ -126,6 +128,7 @@ class ParameterNode:
     feeds_state: bool = False
     state_before: str = ""
     gate: str = ""
+    dot_product: bool = False
     output: bool = False
     depth: int | None = None
     exercised: bool = True

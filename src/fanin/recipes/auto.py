@@ -311,4 +311,6 @@ def _embedding(node: ParameterNode) -> tuple[Scheme, str]:
     width = node.fans.fan_out
     if node.aliases or node.output:
         return Normal(1 / math.sqrt(width)), f"embedding tied to the output: 1/√{width:g} keeps the first logits near 1"
+    if node.dot_product:
+        return Normal(1 / math.sqrt(width)), f"embedding in a dot product: rows of unit length, 1/√{width:g}"
     return Normal(1.0), "embedding: one-hot input, std 1 gives the stream unit variance"
