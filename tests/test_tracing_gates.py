@@ -268,3 +268,31 @@ def test_parts_of_one_sigmoid_are_not_taken_for_one_gate() -> None:
 
     graph = fanin.trace(Written(step, 2), torch.randn(2, 4, 4))
     assert not any(node.gate in HELD or HELD.intersection(node.blocks) for node in graph)
+
+
+AROUND: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "matmul": lambda state, w: state @ w,
+    "mm": torch.mm,
+    "einsum": lambda state, w: torch.einsum("bi,io->bo", state, w),
+    "from the left": lambda state, w: (w @ state.T).T,
+}
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+def test_a_matrix_that_meets_a_state_of_zeros_first_is_recurrent(around: Callable[[Tensor, Tensor], Tensor]) -> None:
+    class Elman(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inward, self.around = nn.Parameter(torch.zeros(4, WIDTH)), nn.Parameter(torch.zeros(WIDTH, WIDTH))
+            self.head = nn.Linear(WIDTH, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            state = torch.zeros(len(x), WIDTH)
+            for step in x.unbind(1):
+                state = torch.tanh(step @ self.inward + around(state, self.around))
+            return self.head(state)
+
+    model = Elman()
+    fanin.initialize(model, torch.randn(2, 4, 4), seed=0)
+    assert torch.allclose(model.around @ model.around.T, torch.eye(WIDTH), atol=1e-5)
+    assert model.inward.std() > 0.1

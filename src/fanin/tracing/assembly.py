@@ -98,13 +98,15 @@ class Assembler:
     def _primary(self, roles: list[Role], uses: list[Use]) -> tuple[Role, Use]:
         """The first use in execution order; a table that is also read as a matrix stays a table.
 
-        What is added at first and a factor of signals later is a factor: a decay, times a state that starts at zero.
+        What is added at first and a factor of signals later is a factor: a decay, times a state that starts at zero;
+        or the matrix of a recurrence, times such a state.
         """
         if Role.EMBEDDING in roles:
             return Role.EMBEDDING, uses[roles.index(Role.EMBEDDING)]
         if roles[0] == Role.POSITION:
+            multiplied = any(link.operation.target in PAIRS for link in uses[0].chain)
             for role, use in zip(roles, uses, strict=True):
-                if role == Role.OTHER and use.operation.target in PRODUCTS:
+                if (role == Role.OTHER and use.operation.target in PRODUCTS) or (multiplied and role in WEIGHTS):
                     return role, use
         return roles[0], uses[0]
 
