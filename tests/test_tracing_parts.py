@@ -375,3 +375,33 @@ def test_a_class_token_put_back_beside_the_patches_leaves_them_one_stream(tokens
         model = nn.Sequential(*(Block() for _ in range(3)))
     graph = trace(model, torch.zeros(2, tokens + 16, 8))
     assert {node.stream_depth for node in graph if node.residual_last} == depths
+
+
+def test_an_einsum_of_three_factors_has_true_fans() -> None:
+    """Experts, of which a gate makes a sum: what is summed is the fan_in, over experts and over their width."""
+
+    def function(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        gate = torch.softmax(x[:, :4], -1)
+        return torch.einsum("bh,ehd,be->bd", x, w, gate)
+
+    node = only((4, 8, 5), function, 3, 8)
+    assert (node.fans.fan_in, node.fans.fan_out) == (32, 5)
+
+
+def test_a_model_that_differentiates_on_its_way_is_taken_by_its_modules() -> None:
+    class Force(nn.Module):
+        """A force: the slope of an energy."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.energy = nn.Sequential(nn.Linear(3, 16), nn.Tanh(), nn.Linear(16, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = x.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)
+            return slope
+
+    with torch.random.fork_rng(devices=[]):
+        graph = trace(Force(), torch.zeros(2, 3))
+    assert graph.source == "modules"
+    assert graph["energy.0.weight"].activation == "tanh"

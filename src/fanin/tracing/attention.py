@@ -100,8 +100,8 @@ def _axis_before(operation: Operation, given: Value, axis: int) -> int:
     """Where the softmax's axis was before a move."""
     ndim = len(given.shape)
     if operation.target == "einsum":
-        left, right, out = einsum_labels(operation)
-        own = left if next(value for name, value in operation.inputs if name == "tensors") is given else right
+        *terms, out = einsum_labels(operation)
+        own = terms[einsum_place(operation, given)]
         return own.index(out[axis]) if axis < len(out) and out[axis] in own else ndim - 1
     if operation.target == "permute":
         return int(operation.arguments["dims"][axis]) % ndim
@@ -125,7 +125,7 @@ def _mark_score(found: Attention, operation: Operation, axis: int) -> None:
     first, second = _factors(operation)
     key_is_second = axis == len(operation.output.shape) - 1
     if operation.target == "einsum":
-        _, right, out = einsum_labels(operation)
+        *_, right, out = einsum_labels(operation)
         if axis < len(out):
             key_is_second = out[axis] in right
     query, key = (first, second) if key_is_second else (second, first)
@@ -165,18 +165,23 @@ def _keeps_weights(operation: Operation) -> bool:
     )
 
 
-def einsum_labels(operation: Operation) -> tuple[str, str, str]:
-    """The letters of a two-factor einsum: first, second, result, with an ellipsis as as many capital letters."""
+def einsum_labels(operation: Operation) -> tuple[str, ...]:
+    """The letters of an einsum: those of every factor, then the result's; an ellipsis as as many capital letters."""
     equation = str(operation.arguments["equation"]).replace(" ", "")
-    given, _, out = equation.partition("->")
-    left, _, right = given.partition(",")
+    given, arrow, out = equation.partition("->")
+    terms = given.split(",")
     values = [value for name, value in operation.inputs if name == "tensors"]
-    if "->" not in equation:
-        letters = [letter for letter in left + right if letter not in ".,"]
+    if not arrow:
+        letters = [letter for letter in given if letter not in ".,"]
         out = "".join(sorted(letter for letter in set(letters) if letters.count(letter) == 1))
     dots = "".join(chr(ord("A") + i) for i in range(8))
     spread = max(
-        (len(v.shape) - len(s.replace("...", "")) for v, s in zip(values, (left, right), strict=False) if "..." in s),
-        default=0,
+        (len(v.shape) - len(s.replace("...", "")) for v, s in zip(values, terms, strict=False) if "..." in s), default=0
     )
-    return tuple(part.replace("...", dots[:spread]) for part in (left, right, out))  # type: ignore[return-value]
+    return tuple(part.replace("...", dots[:spread]) for part in (*terms, out))
+
+
+def einsum_place(operation: Operation, value: Value) -> int:
+    """Which factor of an einsum a value is."""
+    values = [given for name, given in operation.inputs if name == "tensors"]
+    return next(place for place, given in enumerate(values) if given is value)

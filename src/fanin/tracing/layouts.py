@@ -10,7 +10,7 @@ import torch
 
 from fanin.fans import EMBEDDING, Axes
 from fanin.tracing import compatibility
-from fanin.tracing.attention import einsum_labels
+from fanin.tracing.attention import einsum_labels, einsum_place
 from fanin.tracing.records import Operation, Value
 from fanin.tracing.uses import Link, Use
 from fanin.tracing.vocabulary import CONTRACTIONS, PAIRS, VIEWS
@@ -82,18 +82,13 @@ def _matrix_layout(is_left: bool, value: Value) -> Layout:
 
 
 def _einsum_layout(operation: Operation, value: Value) -> Layout | None:
-    values = [given for name, given in operation.inputs if name == "tensors"]
-    if len(values) != 2:
+    *terms, out = einsum_labels(operation)
+    place = einsum_place(operation, value)
+    if len(terms) < 2:
         return None
-    left, right, out = einsum_labels(operation)
-    own, other = (left, right) if values[0] is value else (right, left)
-    parts = {}
-    for axis, letter in enumerate(own):
-        if letter not in out:
-            parts[axis] = "in"
-        else:
-            parts[axis] = "batch" if letter in other else "out"
-    return parts
+    others = "".join(term for other, term in enumerate(terms) if other != place)
+    kept = {letter: "batch" if letter in others else "out" for letter in out}
+    return {axis: kept.get(letter, "in") for axis, letter in enumerate(terms[place])}
 
 
 def _tensordot_layout(operation: Operation, slot: str, ndim: int) -> Layout:
@@ -121,9 +116,8 @@ def channel_axis(operation: Operation, use: Use) -> int | None:
         outs = [axis for axis, part in (layout or {}).items() if part == "out"]
         if len(outs) != 1:
             return None
-        values = [given for name, given in operation.inputs if name == "tensors"]
-        left, right, out = einsum_labels(operation)
-        return out.index((left if values[0] is use.value else right)[outs[0]])
+        *terms, out = einsum_labels(operation)
+        return out.index(terms[einsum_place(operation, use.value)][outs[0]])
     if target in PAIRS:
         return ndim - 2 if use.slot == PAIRS[target][0] and ndim > 1 else ndim - 1
     return ndim - 1 if target in ("embedding", "embedding_bag") else None

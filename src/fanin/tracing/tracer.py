@@ -95,7 +95,8 @@ def _require_taken(model: nn.Module, base: Graph, call: Call) -> None:
     if any(hasattr(parameter, "device_mesh") for parameter in model.parameters()):
         return  # a copy of a sharded model may not run by itself
     try:
-        with _ONE_AT_A_TIME, preserved_randomness(), torch.no_grad():
+        # With gradients, for models that differentiate on their way: physics-informed ones, energies and their forces.
+        with _ONE_AT_A_TIME, preserved_randomness(), torch.enable_grad():
             real_copy(model).model.eval()(*call[0], **call[1])
     except Exception as error:  # a model may raise anything
         raise rejected(model, call, error) from error
