@@ -283,6 +283,20 @@ def test_layers_that_share_weights_through_depth_are_no_recurrence() -> None:
     assert not any(row.node.feedback or row.node.feeds_state for row in planned(Shared, 2, 8))
 
 
+def test_a_matrix_that_decodes_what_it_encoded_is_no_recurrence() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(8, 32))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(functional.linear(x, self.weight)) @ self.weight
+
+    row = planned(Tied, 4, 32)["weight"]
+    assert not row.node.feedback
+    assert row.scheme == VarianceScaling(2.0)
+
+
 def test_a_branch_that_its_activation_bounds_is_divided_by_the_fourth_root() -> None:
     class Bounded(nn.Linear):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

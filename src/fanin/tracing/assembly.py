@@ -268,6 +268,7 @@ class Assembler:
         data, made = _data(later), use.operation.output
         return (
             data is not None
+            and axes_of(use) == axes_of(later)  # not the other way round, as in a tied decoder
             and self._walker.flow.descends(data, made)
             and self._walker.flow.reaches(made, data, passed)
         )
