@@ -283,6 +283,36 @@ def test_layers_that_share_weights_through_depth_are_no_recurrence() -> None:
     assert not any(row.node.feedback or row.node.feeds_state for row in planned(Shared, 2, 8))
 
 
+class Waves(nn.Module):
+    def __init__(self, depth: int, omega: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(128 if layer else 2, 128) for layer in range(depth))
+        self.head, self.omega = nn.Linear(128, 1), omega
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = torch.sin(self.omega * layer(x))
+        return self.head(x)
+
+
+@pytest.mark.parametrize("omega", [5.0, 30.0])
+def test_layers_of_waves_make_up_for_their_frequency(omega: float) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, x = Waves(6, omega), torch.rand(512, 2) * 2 - 1
+    plan = fanin.plan(model, x)
+    fanin.apply(plan, model, seed=0)
+    assert plan["layers.0.weight"].std == pytest.approx(1 / 2 / math.sqrt(3))
+    states = [model.layers[0](x)]
+    for layer in model.layers[1:]:
+        states.append(layer(torch.sin(omega * states[-1])))
+    sizes = torch.tensor([(omega * state).std().item() for state in states[1:]])
+    assert ((sizes > 0.7) & (sizes < 1.4)).all()
+    gradients = torch.autograd.grad(model.head(torch.sin(omega * states[-1])).sum(), states)
+    norms = [gradient.norm().item() for gradient in gradients]
+    assert 0.1 < norms[0] / norms[-1] < 10
+
+
 def test_a_matrix_that_decodes_what_it_encoded_is_no_recurrence() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:

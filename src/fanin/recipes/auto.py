@@ -14,7 +14,7 @@ from fanin.errors import FaninError
 from fanin.graph import WEIGHTS, Graph, ParameterNode, Role
 from fanin.plans import Plan
 from fanin.recipes.classic import beside_weights, for_each_block
-from fanin.recipes.following import LINEAR, following
+from fanin.recipes.following import LINEAR, following, frequency
 from fanin.recipes.lengths import Running, stable_length
 from fanin.recipes.registry import register
 from fanin.recipes.state_gates import StateGates
@@ -209,6 +209,9 @@ class _Chooser:
             power = gains.moments(gate).second_moment
             words = f"value of a product whose {gate} gate lets {power:.4f} of the power pass"
             return power**-0.5, f"{words}: gain {power**-0.5:.4f}"
+        if frequency(node, activation) is not None and node.depth == 0:
+            gain = 1 / math.sqrt(3 * node.fans.fan_in)
+            return gain, f"first of layers of waves: gain 1/√(3 · fan_in) = {gain:.4g}, SIREN's, for many frequencies"
         if activation and after.known and node.captured is None and _squashes(activation):
             centred = gains.gain(activation, "centred")
             if self.depth > 2:

@@ -37,6 +37,17 @@ class Following:
         return math.sqrt(self.scale)
 
 
+def frequency(node: ParameterNode, activation: str | None) -> float | None:
+    """The ω of a layer that is followed by sin(ω x) or cos(ω x), from 2 on; None for any other.
+
+    E[(d sin(ω z)/dz)²] is ω² (1 + exp(−2ω²)) / 2, of which the exponential does not count from 2 on.
+    """
+    if node.captured is None or activation not in ("sin", "cos") or node.captured.name != activation:
+        return None
+    omega = math.sqrt(2 * node.captured.derivative_second_moment)
+    return omega if omega >= 2 else None
+
+
 def following(node: ParameterNode, activation: str | None, unknown: str = "relu") -> Following:
     """The second-moment gain ``1/√E[φ(z)²]`` of the activation that follows, with its reason.
 
@@ -51,6 +62,10 @@ def following(node: ParameterNode, activation: str | None, unknown: str = "relu"
     >>> following(node, "gelu").words
     'followed by gelu: gain 1.5335'
     """
+    if (omega := frequency(node, activation)) is not None:
+        scale = 1 / gains.moments("sin").second_moment / omega**2
+        words = f"followed by {activation} of {omega:.4g} times what it puts out"
+        return Following(scale, f"{words}: gain {math.sqrt(scale):.4g}, so that phases have a std of one radian")
     if node.captured is not None and node.captured.name == activation and node.captured.second_moment > 0:
         scale = 1 / node.captured.second_moment
         return Following(scale, f"followed by {activation}: gain {math.sqrt(scale):.4f} by quadrature")

@@ -22,8 +22,8 @@ from fanin.schemes import Uniform, VarianceScaling
 def siren(omega: float = 30.0) -> PublishedRecipe:
     """SIREN, for layers sin(ω₀ · (W x + b)): first layer U(±1/fan_in), the others U(±√(6/fan_in)/ω₀).
 
-    ω₀ is a factor in the model's code, which the plan cannot see; give the recipe the one that the model has. Biases
-    stay at torch's default.
+    ω₀ is a factor in the model's code; give the recipe the one that the model has (``auto`` reads it off). Biases stay
+    at torch's default.
 
     Args:
         omega: ω₀, above 0.
