@@ -58,7 +58,10 @@ def _carriers(evidence: Evidence) -> tuple[LayerSignal, ...]:
     if streams:
         return max(streams, key=len)
     carriers = evidence.signals.of_kind(*CARRIERS)
-    return carriers if evidence.plain else tuple(layer for layer in carriers if not _gates(evidence, layer))
+    gated = any(node.gate and node.activation in GATES for node in evidence.graph)
+    if evidence.plain and not gated:
+        return carriers
+    return tuple(layer for layer in carriers if not _gates(evidence, layer))
 
 
 def _width(layer: LayerSignal) -> int:
