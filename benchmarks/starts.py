@@ -77,7 +77,8 @@ def _farthest(signals: Signals, plan: Plan) -> tuple[float, str]:
     for layer in signals.of_kind(Kind.WEIGHT):
         for name in layer.weights if any(product in layer.target for product in PRODUCTS) else ():
             node = plan[name].node
-            if node.is_weight and not node.norm_after and not node.feedback:
+            silent = not layer.rms and signals.parameter(name).rms  # it takes in zeros, which no start can change
+            if node.is_weight and not node.norm_after and not node.feedback and not silent:
                 ratio = layer.rms / _target(plan, name)
                 averaged = min(ratio * math.sqrt(_averaged(signals, layer)), 1.0)
                 found.append((max(ratio, averaged), layer.name))
