@@ -118,14 +118,6 @@ def test_the_weights_of_bare_gated_branches_multiply_to_one_over_their_number() 
     assert plan["1.down.weight"].std == pytest.approx(1 / math.sqrt(32) / 2, rel=1e-6)
 
 
-@pytest.mark.parametrize(("depth", "norm", "orthogonal"), [(4, False, True), (3, False, False), (4, True, False)])
-def test_deep_residual_nets_without_norms_are_orthogonal(depth: int, norm: bool, orthogonal: bool) -> None:
-    plan = planned(lambda: nn.Sequential(nn.Linear(8, 16), *[Branch(norm) for _ in range(depth)]), 2, 8)
-    inner = [row.scheme for row in plan if row.node.is_weight and row.node.stream is not None]
-    assert len(inner) == 2 * depth
-    assert {isinstance(scheme, ScaledOrthogonal) for scheme in inner} == {orthogonal}
-
-
 def test_bare_gated_branches_say_something_and_not_too_much() -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

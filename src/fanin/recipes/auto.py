@@ -31,7 +31,7 @@ from fanin.schemes import (
 )
 
 DEEP = 8
-"""Layers without norms from which on Gaussian matrices lose to orthogonal ones: their fluctuations add up."""
+"""Plain layers from which on Gaussian matrices lose to orthogonal ones: their fluctuations add up over the depth."""
 GROWTH = 4.0
 """How much the square of a gradient may grow through a plain net before its gain is lowered towards criticality."""
 HEAD = 1.0
@@ -50,18 +50,8 @@ def auto(graph: Graph) -> Plan:
     gated_state = any(map(_squashes, {name for node in nodes if node.feedback for name in _activations(node)}))
     depth = plain_depth(graph)
     running = _running(nodes, depth)
-    layers = sum(node.is_weight for node in nodes if node.stream is not None)
-    chooser = _Chooser(
-        depth,
-        running,
-        head,
-        0 if normed else layers,
-        _multiplies(nodes),
-        _factors(nodes),
-        tied,
-        gated_state,
-        StateGates.of(nodes),
-    )
+    bare = not normed and _multiplies(nodes)
+    chooser = _Chooser(depth, running, head, bare, _factors(nodes), tied, gated_state, StateGates.of(nodes))
     return Plan.of(graph, "auto", chooser.choose)
 
 
@@ -131,10 +121,8 @@ class _Chooser:
     """The length at which these run, where unit variance is not stable."""
     head: float
     """The gain of an output layer."""
-    bare_layers: int
-    """Weights in residual branches of a net without norms."""
-    gates_multiply: bool
-    """Products with unbounded gates in residual branches."""
+    bare_gates: bool
+    """Products with unbounded gates in the branches of a net without norms."""
     factors: frozenset[str]
     """The activations whose results are factors of something else, where no packed weight says which."""
     tied: bool
@@ -182,10 +170,10 @@ class _Chooser:
             return self._plain(node, activation)
         gain, words = self._gain(node, activation)
         gain, words = gain * state_power(node.state_before) ** -0.5, words + _of_state(node)
-        if self.bare_layers and self.gates_multiply and node.stream is not None:
+        if self.bare_gates and node.stream is not None:
             gain = node.stream_depth ** (-1 / 3)
             words = f"in a gated branch without norms, {node.stream_depth} in the stream: the product of its three"
-            return self._in_branch(node, gain, f"{words} weights is 1/{node.stream_depth}, gain {gain:.4f}, {fan_in}")
+            return _of_gain(gain), f"{words} weights is 1/{node.stream_depth}, gain {gain:.4f}, {fan_in}"
         if node.residual_last and node.stream_depth > 1 and not node.tamed_by:
             words += f"; last weight of a residual branch, {node.stream_depth} in the stream"
             if _bounded(activation) or node.post_norm:
@@ -195,13 +183,7 @@ class _Chooser:
             else:
                 gain /= math.sqrt(node.stream_depth)
                 words += f": ÷ √{node.stream_depth}"
-        return self._in_branch(node, gain, f"{words}, {fan_in}")
-
-    def _in_branch(self, node: ParameterNode, gain: float, words: str) -> tuple[Scheme, str]:
-        """A law for a gain: in deep residual nets without norms orthogonal, as in plain ones; else normal."""
-        if node.stream is not None and self.bare_layers >= DEEP:
-            return ScaledOrthogonal(gain), f"{words}; {self.bare_layers} layers in branches without norms: orthogonal"
-        return _of_gain(gain), words
+        return _of_gain(gain), f"{words}, {fan_in}"
 
     def _gain(self, node: ParameterNode, activation: str | None) -> tuple[float, str]:
         after = following(node, activation)
