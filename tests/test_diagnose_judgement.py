@@ -324,3 +324,134 @@ def test_a_parametrized_orthogonal_matrix_has_a_form_of_its_own(form: str) -> No
         diagnosis = fanin.diagnose(model, X())
         assert {finding.place for finding in diagnosis.findings if finding.code == "F101"} == {"2.weight"}
         fanin.apply(diagnosis.fix(), model, seed=0)
+
+
+class Lasting(nn.Module):
+    """An LSTM written by hand, with a bias of its own for every gate: i, f, g, o."""
+
+    def __init__(self, forget: float) -> None:
+        super().__init__()
+        self.inward, self.around, self.head = nn.Linear(8, 64), nn.Linear(16, 64, bias=False), nn.Linear(16, 4)
+        with torch.no_grad():
+            self.inward.bias.zero_()
+            self.inward.bias[16:32] = forget
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = memory = x.new_zeros(len(x), 16)
+        for step in x.unbind(1):
+            i, f, g, o = (self.inward(step) + self.around(state)).chunk(4, -1)
+            memory = f.sigmoid() * memory + i.sigmoid() * g.tanh()
+            state = o.sigmoid() * memory.tanh()
+        result: Tensor = self.head(state)
+        return result
+
+
+class Biased(nn.Module):
+    """A bias that is added outside of the layer."""
+
+    def __init__(self, bias: float) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(16, 64, bias=False), nn.Linear(64, 4)
+        self.shift = nn.Parameter(torch.full((64,), bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(functional.relu(self.first(x) + self.shift))
+        return result
+
+
+class Routed(nn.Module):
+    """Experts by the largest of a router's outputs, which no gradient reaches; weighed by its share, one does."""
+
+    def __init__(self, weighed: bool) -> None:
+        super().__init__()
+        self.weighed, self.router = weighed, nn.Linear(16, 4)
+        self.experts, self.head = nn.Parameter(torch.randn(4, 16, 16) / 4), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        share = self.router(x).softmax(-1)
+        most, chosen = share.max(-1)
+        x = torch.einsum("bi,bio->bo", x, self.experts[chosen])
+        result: Tensor = self.head(x * most[:, None] if self.weighed else x)
+        return result
+
+
+class Complex(nn.Module):
+    """A spectral layer."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(9, 9, dtype=torch.cfloat) * scale)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(torch.fft.irfft(torch.fft.rfft(x) @ self.weight, n=16))
+        return result
+
+
+def small_before_batch_norm(std: float) -> nn.Module:
+    model = nn.Sequential(nn.Linear(16, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 4))
+    nn.init.normal_(model[0].weight, std=std)
+    return model
+
+
+def density(scale: float) -> Callable[[Tensor], Tensor]:
+    """A negative log-likelihood that is below zero for outputs of zero."""
+    return lambda out: (out.square() / 2 * scale - 1).mean()
+
+
+SEQUENCE = torch.randn(8, 12, 8, generator=torch.Generator().manual_seed(1))
+PAIRS: list[tuple[str, str, Callable[[], Case], Callable[[], Case]]] = [
+    (
+        "a loss that is not finite",
+        "F310",
+        lambda: Case(network(), X(), lambda out: (out.detach().square().sum() * 0 - 1).log() + out.mean()),
+        lambda: Case(network(), X(), lambda out: (out.square().sum() + 1).log()),
+    ),
+    (
+        "a forget gate written by hand",
+        "F206",
+        lambda: Case(Lasting(-3.0), SEQUENCE),
+        lambda: Case(Lasting(0.0), SEQUENCE),
+    ),
+    ("a bias beside the layer", "F208", lambda: Case(Biased(50.0), X()), lambda: Case(Biased(1.0), X())),
+    (
+        "a weight under the ε of batch norm",
+        "F301",
+        lambda: Case(small_before_batch_norm(1e-5), X()),
+        lambda: Case(small_before_batch_norm(0.01), X()),
+    ),
+    (
+        "a router that is only asked for the largest",
+        "F405",
+        lambda: Case(Routed(weighed=False), X()),
+        lambda: Case(Routed(weighed=True), X()),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "code", "faulty", "healthy"), PAIRS, ids=[name for name, *_ in PAIRS])
+def test_a_fault_and_what_looks_like_it(
+    name: str, code: str, faulty: Callable[[], Case], healthy: Callable[[], Case]
+) -> None:
+    for build, expected in ((faulty, True), (healthy, False)):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            case = build()
+            found = fanin.diagnose(case.model, case.inputs, loss=case.loss).findings
+        assert any(finding.code == code and finding.severity is not Severity.NOTE for finding in found) == expected, (
+            found
+        )
+
+
+HARMLESS: dict[str, Callable[[], Case]] = {
+    "a loss that can be negative": lambda: Case(network(), X(), density(10.0)),
+    "complex numbers": lambda: Case(Complex(0.2), X()),
+}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_is_no_fault(name: str) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        case = HARMLESS[name]()
+        assert_healthy(case.model, case.inputs, loss=case.loss)

@@ -50,12 +50,16 @@ def _handed_on(evidence: Evidence, layer: LayerSignal) -> float:
     return max(varying(item) for item in (layer, *behind) if item is layer or item.kind == Kind.ACTIVATION)
 
 
+NORMS = ("layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm")
+"""Whose output has the RMS of their scale, unless their ε is in the way."""
+
+
 def _swallowed(evidence: Evidence) -> Iterator[Finding]:
     """Norms whose ε is larger than what they normalize."""
-    for layer in evidence.signals.of_kind(Kind.NORM):
+    for layer in evidence.signals.of_kind(Kind.NORM) if evidence.finite else ():
         scales = [name for name in layer.weights if evidence.graph[name].role == Role.NORM_SCALE]
         scale = evidence.signals.parameter(scales[0]).rms if scales else 1.0
-        usual = any(word in layer.target for word in ("layer_norm", "rms_norm", "group_norm"))
+        usual = any(word in layer.target for word in NORMS)
         if not layer.rms and not _zero_weight(evidence, layer):
             continue  # the model feeds it zeros, such as queries that positions are added to
         if usual and scale and layer.rms < 0.5 * scale and not (scales and scale < 0.5):

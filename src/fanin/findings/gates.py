@@ -8,10 +8,12 @@ from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.evidence import Evidence
 from fanin.findings.registry import finding, register
 from fanin.graph import Role
+from fanin.recipes.state_gates import SIGNS, StateGates
 from fanin.schemes import Ones, Packed, Scheme, Zeros
 
 SHUT = -0.5
 """σ(-½) = 0.38: each step then loses more than half of the memory."""
+VERBS = {"keep": "keeps", "write": "writes over"}
 OPEN = 0.5
 """σ(½) = 0.62: under it a memory's half-life is one step."""
 
@@ -25,7 +27,8 @@ OPEN = 0.5
     source="Jozefowicz et al. 2015; Gers et al. 2000",
 )
 def forget_gate(evidence: Evidence) -> Iterator[Finding]:
-    """The sum of the forget biases of each LSTM."""
+    """The sum of the forget biases of each LSTM; and of gates that the dataflow shows to hold a state."""
+    yield from _written(evidence)
     for node, signal in evidence.parameters():
         names = {block.name for block in node.axes.blocks}
         forget = signal.block("f")
@@ -41,3 +44,16 @@ def forget_gate(evidence: Evidence) -> Iterator[Finding]:
         scheme: Scheme = Packed.of({name: Ones() if name == "f" else Zeros() for name in names})
         edits = [Edit(node.name, scheme)] + ([Edit(pair, Zeros())] if pair else [])
         yield finding("F206", severity, node.name, f"the forget gate's biases sum to {total:.3g}", edits=edits)
+
+
+def _written(evidence: Evidence) -> Iterator[Finding]:
+    """Gates of recurrences and highways that are written by hand; only where they are shut, for 0 is a usual choice."""
+    gates = StateGates.of(evidence.graph)
+    for node, signal in evidence.parameters():
+        for name, sign in SIGNS.items():
+            block = signal.block(name) or (signal if node.gate == name else None)
+            if node.role == Role.BIAS and block is not None and sign * block.mean < SHUT:
+                bias = gates.bias(node)
+                seen = f"the bias of a gate that {VERBS[name]} the state is {block.mean:.3g}"
+                edits = (Edit(node.name, bias[0] if bias else Zeros()),)
+                yield finding("F206", Severity.WARNING, node.name, seen, edits=edits)

@@ -23,8 +23,8 @@ FLUSHED = 6.1e-5
     "F310",
     "activations out of range",
     why="an infinity becomes not-a-number in the next norm or loss, and in every parameter after one step",
-    threshold=f"any value that is not finite although the parameters are; in float16 a warning within {ROOM:g} times "
-    "of 65504",
+    threshold="any value, or a loss, that is not finite although the parameters are; in float16 a warning within "
+    f"{ROOM:g} times of 65504",
     remedy="lower the gains of the weights before it, or compute in bfloat16 or float32",
     source="Micikevicius et al. 2018 (arXiv:1710.03740)",
 )
@@ -43,6 +43,9 @@ def overflow(evidence: Evidence) -> Iterator[Finding]:
         yield finding(
             "F310", Severity.ERROR, broken[0].name, seen, edits=evidence.redraw(*_behind(evidence, broken[0]))
         )
+        return
+    if loss is not None and not math.isfinite(loss):
+        yield finding("F310", Severity.ERROR, "", f"the loss is {loss:g}, though the output that it is of is finite")
         return
     close = [layer for layer in evidence.trunk if layer.max * ROOM > LARGEST.get(layer.dtype, math.inf)]
     if close:

@@ -180,7 +180,7 @@ def large_bias(evidence: Evidence) -> Iterator[Finding]:
             continue
         for layer in evidence.signals.readers(node.name):
             moving = varying(layer)
-            if layer.kind == Kind.WEIGHT and moving and signal.rms > DROWNED * moving:
+            if layer.kind in (Kind.WEIGHT, Kind.SUM) and moving and signal.rms > DROWNED * moving:
                 seen = f"RMS {signal.rms:.3g}; what differs between inputs has RMS {moving:.3g}"
                 yield finding("F208", Severity.WARNING, node.name, seen, edits=(Edit(node.name, Zeros()),))
                 break

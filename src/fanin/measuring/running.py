@@ -163,8 +163,10 @@ def _changes(model: nn.Module, call: Call, parameters: dict[str, torch.Tensor], 
 
     It tells a gradient that was cut off from a part whose result nothing needs. A run that fails counts as changed.
     """
+    _seed()
     for parameter in parameters.values():  # memory of its own: the stand-in shares that of the model
-        parameter.data = parameter.data.mul(CHANGE).add_(CHANGE)
+        # Noise, for a change alike in all places leaves the largest of several outputs the largest.
+        parameter.data = parameter.data.mul(CHANGE).add_(torch.randn_like(parameter), alpha=CHANGE)
     _seed()
     try:
         # By the same watch, which leaves out dropout, though it selects no layer.

@@ -28,11 +28,13 @@ class Scale:
 
 
 def scale_of(values: torch.Tensor) -> Scale:
-    """Mean, RMS and largest absolute value over everything.
+    """Mean, RMS and largest absolute value over everything; of complex numbers, over both parts.
 
     >>> scale_of(torch.tensor([3.0, -4.0, float("nan"), 0.0])).max
     4.0
     """
+    if values.is_complex():
+        values = torch.view_as_real(values.resolve_conj())
     count = values.numel()
     if not count:
         return Scale(0.0, 0.0, 0.0, 0.0)
