@@ -29,8 +29,9 @@ SHRUNK = 0.3
 def first_loss(evidence: Evidence) -> Iterator[Finding]:
     """The loss against that of a uniform guess."""
     loss, uninformed = evidence.signals.loss, evidence.signals.uninformed
-    if loss is None or not uninformed or uninformed < 0 or not math.isfinite(loss):
-        return  # a loss that can be negative, as of a density, has no zero from which a multiple could be counted
+    # A ratio says something of losses that start at zero: a log-likelihood of densities may have either sign.
+    if loss is None or uninformed is None or uninformed <= 0 or not math.isfinite(loss):
+        return
     line, wrong = (1.5, 3.0) if _is_entropy(uninformed) else (3.0, 9.0)
     if loss <= line * uninformed:
         return

@@ -23,7 +23,7 @@ FLUSHED = 6.1e-5
     "F310",
     "activations out of range",
     why="an infinity becomes not-a-number in the next norm or loss, and in every parameter after one step",
-    threshold="any value, or a loss, that is not finite although the parameters are; in float16 a warning within "
+    threshold="any value, or a first loss, that is not finite although the parameters are; in float16 a warning within "
     f"{ROOM:g} times of 65504",
     remedy="lower the gains of the weights before it, or compute in bfloat16 or float32",
     source="Micikevicius et al. 2018 (arXiv:1710.03740)",
@@ -45,7 +45,8 @@ def overflow(evidence: Evidence) -> Iterator[Finding]:
         )
         return
     if loss is not None and not math.isfinite(loss):
-        yield finding("F310", Severity.ERROR, "", f"the loss is {loss:g}, though the output that it is of is finite")
+        # A logarithm of zero, a root of something negative, an operation that is not measured.
+        yield finding("F310", Severity.ERROR, "", "the first loss is not finite, though all measured operations are")
         return
     close = [layer for layer in evidence.trunk if layer.max * ROOM > LARGEST.get(layer.dtype, math.inf)]
     if close:
