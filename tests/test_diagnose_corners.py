@@ -49,3 +49,43 @@ def test_a_loss_of_either_sign_is_not_judged_by_a_ratio() -> None:
     assert "F309" not in judged(network, drawn(32, 16), density).codes
     far = judged(network, drawn(32, 16), lambda output: (output - 0.01).square().mean())
     assert "F309" in far.codes
+
+
+class Spectral(nn.Module):
+    """A complex weight between two real ones."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(16, 32), nn.Linear(32, 4)
+        self.mix = nn.Parameter(std * torch.randn(17, 17, dtype=torch.cfloat))
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed: Tensor = torch.fft.irfft(torch.fft.rfft(self.first(x)) @ self.mix)
+        result: Tensor = self.head(mixed.relu())
+        return result
+
+
+def test_complex_weights_are_measured() -> None:
+    healthy = judged(lambda: Spectral(17**-0.5), drawn(32, 16))
+    assert healthy.ok
+    mix = healthy.signals.parameter("mix")
+    assert abs(mix.rms - 17**-0.5) < 0.02, "of the absolute values"
+    assert mix.grad_rms
+    assert not judged(lambda: Spectral(1e-4), drawn(32, 16)).ok
+
+
+class Mapped(nn.Module):
+    """Each sample by itself, in ``torch.vmap``."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(gain * torch.randn(32, 6)), nn.Parameter(torch.randn(2, 32) / 32**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = torch.vmap(lambda one: self.second @ torch.tanh(self.first @ one))(x)
+        return result
+
+
+def test_what_is_mapped_over_samples_is_run() -> None:
+    assert judged(lambda: Mapped(6**-0.5), drawn(16, 6)).ok
+    assert not judged(lambda: Mapped(float("inf")), drawn(16, 6)).ok

@@ -10,7 +10,7 @@ import torch
 
 from fanin.fans import Axes
 from fanin.graph import ParameterNode
-from fanin.measuring.statistics import sample_flat, scale_of, zero_share
+from fanin.measuring.statistics import real_parts, sample_flat, scale_of, zero_share
 from fanin.observations import BlockSignal, BufferSignal, ParameterSignal
 from fanin.tracing.names import NamedParameter
 
@@ -38,14 +38,15 @@ def observe(entry: NamedParameter, node: ParameterNode) -> ParameterSignal:
     """
     values = local(entry.parameter)
     shape, dtype = tuple(entry.parameter.shape), str(entry.parameter.dtype).removeprefix("torch.")
-    if values.is_meta or not values.numel() or not values.is_floating_point():
+    if values.is_meta or not values.numel() or not (values.is_floating_point() or values.is_complex()):
         return ParameterSignal(entry.name, shape, dtype, meta=values.is_meta)
     scale = scale_of(values)
+    axes = node.axes if tuple(values.shape) == shape else Axes(in_axis=(), out_axis=())
+    values = real_parts(values)  # a last axis more, which is of no unit
     sample = sample_flat(values, _QUARTILE_SAMPLE)
     finite = sample[torch.isfinite(sample)]
     whole = torch.nan_to_num(values, 0.0, 0.0, 0.0) if scale.non_finite else values
     low, high = (float(bound) for bound in torch.aminmax(whole))
-    axes = node.axes if tuple(values.shape) == shape else Axes(in_axis=(), out_axis=())
     return ParameterSignal(
         name=entry.name,
         shape=shape,
@@ -193,6 +194,7 @@ def observe_gradient(gradient: torch.Tensor, axes: Axes) -> dict[str, Any]:
     values = gradient.coalesce().values() if gradient.is_sparse else local(gradient)
     scale = scale_of(values)
     same = tuple(values.shape) == tuple(gradient.shape) and values.ndim > 1
+    values = real_parts(values)
     # A sparse gradient holds only the rows that were looked up.
     share = math.sqrt(values.numel() / max(gradient.numel(), 1)) if gradient.is_sparse else 1.0
     return {

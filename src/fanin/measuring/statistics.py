@@ -28,13 +28,16 @@ class Scale:
 
 
 def scale_of(values: torch.Tensor) -> Scale:
-    """Mean, RMS and largest absolute value over everything; of complex numbers, over both parts.
+    """Mean, RMS and largest absolute value over everything.
 
     >>> scale_of(torch.tensor([3.0, -4.0, float("nan"), 0.0])).max
     4.0
+    >>> round(scale_of(torch.tensor([3.0 + 4.0j, 3.0 - 4.0j])).rms, 3)  # of the absolute values
+    5.0
     """
     if values.is_complex():
-        values = torch.view_as_real(values.resolve_conj())
+        parts = scale_of(real_parts(values))
+        return Scale(parts.mean, parts.rms * math.sqrt(2), parts.max, parts.non_finite)
     count = values.numel()
     if not count:
         return Scale(0.0, 0.0, 0.0, 0.0)
@@ -46,6 +49,11 @@ def scale_of(values: torch.Tensor) -> Scale:
     if all(map(math.isfinite, found)):
         return Scale(found[0] / count, found[1] / math.sqrt(count), max(-found[2], found[3]), 0.0)
     return _finite_scale(values)
+
+
+def real_parts(values: torch.Tensor) -> torch.Tensor:
+    """Complex values as pairs of real ones along a new last axis; real values as they are."""
+    return torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
 
 
 def _finite_scale(values: torch.Tensor) -> Scale:

@@ -121,8 +121,9 @@ class Watch(TorchFunctionMode):
         kwargs: dict[str, Any],
     ) -> None:
         """Leave the trail on what came out, and measure it."""
-        outputs = [item for item in tensors_in((result,)) if item.is_floating_point()]
-        if not outputs:
+        outputs = [item for item in tensors_in((result,)) if item.is_floating_point() or item.is_complex()]
+        # Inside of torch.vmap there is no memory to look at.
+        if not outputs or torch._C._functorch.is_batchedtensor(outputs[0]):
             return
         trail = _continued(name, kind, trails, args)
         if trail.parameter:
@@ -136,7 +137,9 @@ class Watch(TorchFunctionMode):
             leave(output, trail)
         if kind is Kind.WEIGHT:
             self._note_effective(args, kwargs)
-        if kind is not None and outputs[0].numel() and self._selected(self.path[-1]):
+        # Of complex signals the way is followed; their units and slopes are those of no real activation.
+        measured = bool(outputs[0].numel()) and not outputs[0].is_complex() and self._selected(self.path[-1])
+        if kind is not None and measured:
             entropy = self._entropy(name, args, kwargs) if kind is Kind.ATTENTION else None
             self.record(outputs[0], plain(name), kind, trail, before, entropy)
 
@@ -154,7 +157,7 @@ class Watch(TorchFunctionMode):
         for item in tensors_in((*args, *kwargs.values())):
             trail = trail_of(item)
             if trail is not None and trail.parameter and trail.parents and item.ndim > 1:
-                std = item.detach().float().std().item()
+                std = (item if item.is_complex() else item.float()).detach().std().item()
                 self.effective.update(dict.fromkeys(trail.weights, std))
 
     def _entropy(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entropy | None:
