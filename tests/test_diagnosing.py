@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from fnmatch import fnmatch
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fanin.applying import apply
-from fanin.diagnoses import Diagnosis, Severity
+from fanin.diagnoses import Diagnosis, Finding, Severity
 from fanin.diagnosing import diagnose, judge
 from fanin.errors import FaninError
 from fanin.measuring import measure
@@ -257,3 +258,31 @@ def test_signals_can_be_judged_without_the_model() -> None:
     case = FAULTS["forgotten_parameter"].make()
     signals = measure(case.model, case.inputs, loss=case.loss)
     assert judge(signals).codes == diagnose(case.model, case.inputs, loss=case.loss).codes
+
+
+def same(place: str, seen: str = "all zero", **more: Any) -> Finding:
+    return Finding("F303", Severity.ERROR, place, seen, "why", "remedy", **more)
+
+
+def printed(*findings: Finding) -> list[str]:
+    nothing = judge(measure(nn.Linear(2, 2)))
+    return str(replace(nothing, findings=findings)).splitlines()
+
+
+def test_one_fault_of_many_layers_is_printed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    lines = printed(*(same(f"layers.{place}") for place in range(40)))
+    assert lines[:2] == ["F303 error: 40 places: layers.0, layers.1, layers.2, …: all zero", "    why: why"]
+    assert lines[3] == "40 errors", "every finding is counted"
+    assert printed(same("a"), same("b", "half zero"))[0] == "F303 error: 2 places: a, b: at the first, all zero"
+    assert printed(same("a", places=("b", "c")), same("d"))[0] == "F303 error: 4 places: a, b, c, …: all zero"
+    assert printed(same("", places=("b",)))[0] == "F303 error: the model (and 1 more): all zero"
+    assert printed(same("a"))[0] == "F303 error: a: all zero"
+
+
+def test_what_is_mended_otherwise_is_printed_by_itself() -> None:
+    other = replace(same("b"), remedy="another")
+    assert [line for line in printed(same("a"), other, same("c")) if line.startswith("F303")] == [
+        "F303 error: 2 places: a, c: all zero",
+        "F303 error: b: all zero",
+    ]

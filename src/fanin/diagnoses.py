@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from fanin import connections
+from fanin import connections, tables
 from fanin.errors import PlanError, compose
 from fanin.files import whole
 from fanin.graph import ParameterNode
@@ -122,10 +122,7 @@ class Finding:
     places: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        where = self.place or "the model"
-        more = f" (and {len(self.places)} more)" if self.places else ""
-        head = f"{self.code} {self.severity}: {where}{more}: {self.seen}"
-        return "\n".join(map(_fitted, (head, f"    why: {self.why}", f"    remedy: {self.remedy}")))
+        return _told((self,))
 
     def to_dict(self) -> dict[str, Any]:
         """The finding as JSON types."""
@@ -139,6 +136,26 @@ class Finding:
         edits = tuple(Edit.from_dict(edit) for edit in record["edits"])
         values = {**record, "severity": Severity(record["severity"]), "edits": edits}
         return cls(**{**values, "places": tuple(record["places"])})
+
+
+MOST_NAMED = 3
+"""How many places of a fault a terminal names; the page and the record have all."""
+
+
+def _told(alike: Sequence[Finding]) -> str:
+    """Findings that differ in nothing but where they are and what was seen there, told once."""
+    first = alike[0]
+    places = [place or "the model" for finding in alike for place in (finding.place, *finding.places)]
+    # What one finding saw speaks of its first place, and of how many others are like it.
+    where = places[0] + (f" (and {len(first.places)} more)" if first.places else "")
+    seen = first.seen
+    if len(alike) > 1:
+        more = ", …" if len(places) > MOST_NAMED else ""
+        where = f"{tables.counted(len(places), 'place')}: {', '.join(places[:MOST_NAMED])}{more}"
+    if any(finding.seen != seen for finding in alike):
+        seen = f"at the first, {seen}"
+    head = f"{first.code} {first.severity}: {where}: {seen}"
+    return "\n".join(map(_fitted, (head, f"    why: {first.why}", f"    remedy: {first.remedy}")))
 
 
 def _fitted(line: str) -> str:
@@ -249,9 +266,13 @@ class Diagnosis:
 
     def __str__(self) -> str:
         counts = [(severity, sum(item.severity is severity for item in self.findings)) for severity in Severity]
-        head = ", ".join(f"{count} {severity}{'s' * (count != 1)}" for severity, count in counts if count)
+        head = ", ".join(tables.counted(count, severity) for severity, count in counts if count)
         notes = (f"note: {note}" for note in self.signals.notes)
-        return "\n".join((*map(str, self.findings), head or "healthy: nothing found", *notes))
+        # Forty layers with one fault are one thing to read and one thing to do.
+        groups: dict[tuple[str, ...], list[Finding]] = {}
+        for finding in self.findings:
+            groups.setdefault((finding.code, finding.severity, finding.why, finding.remedy), []).append(finding)
+        return "\n".join((*map(_told, groups.values()), head or "healthy: nothing found", *notes))
 
 
 def _edited(plan: Plan, edits: Iterable[Edit], reason: str) -> Plan:

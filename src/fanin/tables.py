@@ -146,6 +146,15 @@ def number(value: float | None, digits: int = 4) -> str:
     return "–" if value is None or value != value else f"{value:.{digits}g}"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things, in words that agree.
+
+    >>> counted(1, "parameter"), counted(2, "parameter"), counted(12000, "layer")
+    ('1 parameter', '2 parameters', '12,000 layers')
+    """
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
+
 def shape_text(shape: Sequence[int]) -> str:
     """``512×256``; ``scalar`` for no axes."""
     return "×".join(map(str, shape)) or "scalar"

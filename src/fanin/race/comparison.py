@@ -144,7 +144,7 @@ class Comparison:
         batch = f", batches of {self.batch_size}" if self.batch_size else ""
         lines = [
             f"{self.steps} steps of {self.optimizer}{batch}; {len(self.lrs)} learning rates, each recipe at its best; "
-            f"median and range over {count} seed{'s' * (count != 1)}",
+            f"median and range over {tables.counted(count, 'seed')}",
             "loss: mean training loss of the last tenth of the steps; "
             f"chance {loss_text(self.chance, self.chance)} is {self.chance_from}",
             "signal: how far the outputs for different examples lie apart before the first step, last layer over first",

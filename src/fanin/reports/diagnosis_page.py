@@ -74,7 +74,7 @@ def _verdict(places: Places) -> list[str]:
     if not findings:
         return ["Healthy: nothing found."]
     counts = [(severity, sum(item.severity is severity for item in findings)) for severity in Severity]
-    words = enumerate_words([f"{count} {severity}{'s' * (count != 1)}" for severity, count in counts if count])
+    words = enumerate_words([tables.counted(count, severity) for severity, count in counts if count])
     worst = [card for card in places.cards if card.severity is findings[0].severity]
     titles = enumerate_words([card.title for card in worst])
     return [f"{'Healthy, with ' if places.diagnosis.ok else ''}{words}.", f"{titles[:1].upper()}{titles[1:]}."]
@@ -83,7 +83,8 @@ def _verdict(places: Places) -> list[str]:
 def _facts(signals: Signals) -> list[str]:
     """What was measured, in short."""
     values = sum(math.prod(parameter.shape) for parameter in signals.parameters)
-    facts = [f"{len(signals.layers):,} layers", f"{len(signals.parameters):,} parameters, {values:,} values"]
+    facts = [tables.counted(len(signals.layers), "layer"), tables.counted(len(signals.parameters), "parameter")]
+    facts[-1] += f", {tables.counted(values, 'value')}"
     if signals.inputs:
         facts.append(f"run on {signals.inputs}")
     if signals.precision:
