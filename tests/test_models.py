@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from fanin import plan
 from fanin.errors import InputsError, MissingExtraError
 from fanin.models import imported, load
 
 FACTORIES = """
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 def build():
     return nn.Linear(3, 2)
@@ -30,6 +32,18 @@ def wrong():
     return 3
 
 ready = nn.Linear(3, 2)
+
+def normed():
+    return nn.Sequential(parametrizations.weight_norm(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 2))
+
+def spectral():
+    return nn.Sequential(nn.Linear(4, 4), parametrizations.spectral_norm(nn.Linear(4, 4)))
+
+def orthogonal():
+    return nn.Sequential(parametrizations.orthogonal(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 2))
+
+def older():
+    return nn.Sequential(nn.utils.spectral_norm(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 2))
 """
 
 
@@ -92,6 +106,16 @@ def test_models_that_compute_with_their_weights_are_built_for_real() -> None:
     assert not any(parameter.is_meta for parameter in model.parameters())
     model, _ = load("fanin_test_factories:build", meta=True)
     assert all(parameter.is_meta for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["normed", "spectral", "orthogonal", "older"])
+@pytest.mark.parametrize("recipe", ["orthogonal", "he"])
+def test_plans_of_parametrized_models_do_not_depend_on_meta(name: str, recipe: str) -> None:
+    spec = f"fanin_test_factories:{name}"
+    real, without_values = (load(spec, meta=meta)[0] for meta in (False, True))
+    assert plan(without_values, recipe=recipe) == plan(real, recipe=recipe)
+    if name == "normed":
+        assert all(parameter.is_meta for parameter in without_values.parameters())
 
 
 @pytest.mark.parametrize(

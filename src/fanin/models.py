@@ -19,6 +19,7 @@ from torch import nn
 
 from fanin.comparison.randomness import seeded
 from fanin.errors import FaninError, InputsError, MissingExtraError, compose, nearest
+from fanin.tracing.names import named_parameters
 
 SMALL = {
     "hidden_size": 64,
@@ -146,12 +147,22 @@ def blamed(given: str, needed: str) -> Iterator[None]:
 def _on_meta(build: Callable[[], Parts]) -> Parts:
     try:
         with torch.device("meta"):
-            return build()
+            parts = build()
     except FaninError:
         raise
     except Exception:
         # Some constructors compute with their weights, which hold nothing on meta: those are built as they are.
         return build()
+    return build() if _needs_values(parts[0]) else parts
+
+
+def _needs_values(model: nn.Module) -> bool:
+    """Whether what the plan may fill depends on values: a parametrization is asked, by trying, what it can hold."""
+    # Weight normalization can hold everything: it needs no trial.
+    return any(
+        entry.weight is not None and not entry.weight.is_weight_norm and entry.parameter.is_meta
+        for entry in named_parameters(model)
+    )
 
 
 def _timm(name: str, small: bool) -> Parts:
