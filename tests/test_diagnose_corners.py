@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -89,3 +90,67 @@ class Mapped(nn.Module):
 def test_what_is_mapped_over_samples_is_run() -> None:
     assert judged(lambda: Mapped(6**-0.5), drawn(16, 6)).ok
     assert not judged(lambda: Mapped(float("inf")), drawn(16, 6)).ok
+
+
+def normed(std: float, norm: nn.Module) -> nn.Sequential:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(1024, 4))
+    nn.init.normal_(model[0].weight, std=std)
+    nn.init.zeros_(model[0].bias)
+    return model
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.InstanceNorm2d])
+def test_an_epsilon_outweighs_a_tiny_weight_before_any_norm(kind: Callable[[int], nn.Module]) -> None:
+    diagnosis = judged(lambda: normed(1e-5, kind(16)), drawn(8, 3, 10, 10))
+    assert ("F301", "1") in serious(diagnosis)
+    assert [edit.pattern for edit in diagnosis.findings[0].edits] == ["0.weight"]
+    assert judged(lambda: normed(0.02, kind(16)), drawn(8, 3, 10, 10)).ok
+
+
+def test_a_norm_of_single_numbers_is_an_error_that_no_weight_mends() -> None:
+    def single(pool: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(3, 16, 3),
+            nn.AdaptiveAvgPool2d(pool),
+            nn.GroupNorm(16, 16),
+            nn.Flatten(),
+            nn.Linear(16 * pool**2, 4),
+        )
+
+    inputs = drawn(8, 3, 10, 10) + 3 * drawn(8, 3, 1, 1)
+    found = judged(lambda: single(1), inputs)
+    assert ("F301", "2") in serious(found)
+    assert not any(finding.edits for finding in found.findings)
+    assert judged(lambda: single(4), inputs).ok
+    ends = judged(lambda: nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 1), nn.LayerNorm(1)), drawn(64, 16))
+    assert ("F301", "3") in serious(ends)
+
+
+class Shifted(nn.Module):
+    """A bias that is added by an operation of its own."""
+
+    def __init__(self, bias: float) -> None:
+        super().__init__()
+        self.first, self.shift = nn.Linear(16, 32, bias=False), nn.Parameter(torch.full((32,), bias))
+        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(self.norm(torch.tanh(x @ self.first.weight.T + self.shift)))
+        return result
+
+
+def test_a_bias_drowns_the_signal_however_it_is_added() -> None:
+    assert ("F208", "shift") in serious(judged(lambda: Shifted(50.0), drawn(32, 16)))
+    assert judged(lambda: Shifted(0.0), drawn(32, 16)).ok
+
+
+def test_the_default_bias_of_a_single_number_is_no_fault() -> None:
+    def timed(bias: float) -> nn.Sequential:
+        model = nn.Sequential(nn.Linear(1, 64), nn.SiLU(), nn.Linear(64, 16))
+        with torch.no_grad():
+            model[0].bias.uniform_(-bias, bias)
+        return model
+
+    times = 0.1 * torch.rand(32, 1, generator=torch.Generator().manual_seed(1))
+    assert "F208" not in judged(lambda: timed(1.0), times).codes
+    assert "F208" in judged(lambda: timed(10.0), times).codes

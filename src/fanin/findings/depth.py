@@ -16,6 +16,10 @@ LINE = math.sqrt(FAR)
 """e³ ≈ 20 in RMS, which is six e-foldings of the variance."""
 
 
+ABOVE_EPSILON = 0.1
+"""A norm's ε is 10⁻³ at most, the power of a signal of RMS 0.03: one of three times that is not its ε's."""
+
+
 @register(
     "F301",
     "activations that vanish",
@@ -55,17 +59,35 @@ NORMS = ("layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm")
 
 
 def _swallowed(evidence: Evidence) -> Iterator[Finding]:
-    """Norms whose ε is larger than what they normalize."""
+    """Norms whose ε is larger than what they normalize, and those that are left with nothing but zeros."""
     for layer in evidence.signals.of_kind(Kind.NORM) if evidence.finite else ():
         scales = [name for name in layer.weights if evidence.graph[name].role == Role.NORM_SCALE]
         scale = evidence.signals.parameter(scales[0]).rms if scales else 1.0
-        usual = any(word in layer.target for word in NORMS)
-        if not layer.rms and not _zero_weight(evidence, layer):
-            continue  # the model feeds it zeros, such as queries that positions are added to
-        if usual and scale and layer.rms < 0.5 * scale and not (scales and scale < 0.5):
-            severity = Severity.ERROR if layer.rms * LINE < scale else Severity.WARNING
+        if not scale or (scales and scale < 0.5) or layer.rms >= 0.5 * scale or not _standardizes(evidence, layer):
+            continue
+        severity = Severity.ERROR if layer.rms * LINE < scale else Severity.WARNING
+        if layer.rms * LINE < scale and _given(evidence, layer) > ABOVE_EPSILON:
+            seen = f"the norm puts out RMS {layer.rms:.3g}: what it normalizes together is all alike"
+            yield finding("F301", severity, layer.name, seen)
+        elif layer.rms or _zero_weight(evidence, layer):  # else the model feeds it zeros, such as queries of a decoder
             seen = f"the norm puts out RMS {layer.rms:.3g} with a scale of {scale:.3g}: its ε outweighs the signal"
             yield finding("F301", severity, layer.name, seen, edits=evidence.redraw(*_feeding(evidence, layer)))
+
+
+def _standardizes(evidence: Evidence, layer: LayerSignal) -> bool:
+    """Whether a norm divides by the size that a weight gives its input: not by what it had counted before."""
+    if any(word in layer.target for word in ("layer_norm", "rms_norm", "group_norm")):
+        return True
+    # One that ran by its running statistics has no part in how large the signal is now.
+    counted = any(note.startswith("run as in evaluation") for note in evidence.signals.notes)
+    return any(word in layer.target for word in ("batch_norm", "instance_norm")) and not counted
+
+
+def _given(evidence: Evidence, layer: LayerSignal) -> float:
+    """How much what a norm is given, if the operation before it was measured, differs from input to input."""
+    before = evidence.signals.layers[layer.index - 1] if layer.index else None
+    carriers = (Kind.WEIGHT, Kind.ACTIVATION, Kind.EMBEDDING, Kind.POOLING, Kind.SUM)
+    return varying(before) if before is not None and before.kind in carriers else 0.0
 
 
 def _zero_weight(evidence: Evidence, layer: LayerSignal) -> bool:

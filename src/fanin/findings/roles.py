@@ -180,7 +180,15 @@ def large_bias(evidence: Evidence) -> Iterator[Finding]:
             continue
         for layer in evidence.signals.readers(node.name):
             moving = varying(layer)
+            if _of_one_number(evidence, layer) and -1 <= signal.min <= signal.max <= 1:
+                continue
             if layer.kind in (Kind.WEIGHT, Kind.SUM) and moving and signal.rms > DROWNED * moving:
                 seen = f"RMS {signal.rms:.3g}; what differs between inputs has RMS {moving:.3g}"
                 yield finding("F208", Severity.WARNING, node.name, seen, edits=(Edit(node.name, Zeros()),))
                 break
+
+
+def _of_one_number(evidence: Evidence, layer: LayerSignal) -> bool:
+    """Whether a layer reads a single number, such as a time: its default bias, within ±1, spreads units over it."""
+    nodes = (evidence.graph[name] for name in layer.weights)
+    return any(node.is_weight and node.fans.fan_in == 1 for node in nodes)
