@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import fanin
 from fanin.comparison.workers import one_thread
@@ -154,3 +155,50 @@ def test_the_default_bias_of_a_single_number_is_no_fault() -> None:
     times = 0.1 * torch.rand(32, 1, generator=torch.Generator().manual_seed(1))
     assert "F208" not in judged(lambda: timed(1.0), times).codes
     assert "F208" in judged(lambda: timed(10.0), times).codes
+
+
+class Routed(nn.Module):
+    """Experts, of which the largest score chooses one, with the score as its factor or without."""
+
+    def __init__(self, weighted: bool) -> None:
+        super().__init__()
+        self.weighted = weighted
+        self.router, self.head = nn.Linear(16, 4), nn.Linear(24, 4)
+        self.experts = nn.Parameter(torch.randn(4, 16, 24) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        share, chosen = self.router(x).softmax(-1).max(-1)
+        mixed = torch.einsum("bd,edf->bef", x, self.experts)[torch.arange(len(x)), chosen]
+        result: Tensor = self.head(functional.relu(mixed * share[:, None] if self.weighted else mixed))
+        return result
+
+
+def test_what_an_argmax_cuts_off_is_not_called_needless() -> None:
+    cut = judged(lambda: Routed(False), drawn(32, 16))
+    assert ("F405", "router.weight") in serious(cut)
+    assert judged(lambda: Routed(True), drawn(32, 16)).ok
+
+
+class Policy(nn.Module):
+    """A mean, and a logarithm of a scale that is kept within bounds."""
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.mean, self.log_std = network(2), nn.Parameter(torch.full((2,), start))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mean(x), self.log_std.clamp(-5, 2).exp()
+
+
+def test_a_parameter_that_starts_beyond_its_clamp_is_cut_off() -> None:
+    assert ("F405", "log_std") in serious(judged(lambda: Policy(3.0), drawn(32, 16)))
+    assert "F405" not in judged(lambda: Policy(0.5), drawn(32, 16)).codes
+
+
+def test_an_output_that_depends_on_no_weight_is_an_error() -> None:
+    def ended(end: nn.Module) -> nn.Sequential:
+        return nn.Sequential(*network(1), end)
+
+    found = judged(lambda: ended(nn.Softmax(-1)), drawn(32, 16))
+    assert ("F405", "0.weight") in serious(found)
+    assert judged(lambda: ended(nn.Sigmoid()), drawn(32, 16)).ok

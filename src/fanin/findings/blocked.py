@@ -91,7 +91,7 @@ def _stuck(node: ParameterNode, signal: ParameterSignal) -> bool:
     why="what receives no gradient does not learn; an optimizer with weight decay shrinks it all the same",
     threshold="it is used, and no gradient arrives, or one that is exactly zero although nothing that is zero or dead "
     "stands in its way, and it is in no copy of a trained module, such as a target network; a note when the run did "
-    "not use it at all, or nothing that the model returned depends on it",
+    "not use it at all, or nothing that the model returned depends on it; an error when that is so of every weight",
     remedy="call it, remove it, freeze it, or take away the detach or rounding behind it",
     source="torch.nn.parallel.DistributedDataParallel: find_unused_parameters",
 )
@@ -99,7 +99,7 @@ def not_reached(evidence: Evidence) -> Iterator[Finding]:
     """Parameters without a gradient."""
     if not evidence.signals.has_gradients or not evidence.finite:
         return
-    unused = [node.name for node, signal in evidence.parameters() if not node.exercised and not signal.grad_rms]
+    unused = [node.name for node, signal in evidence.parameters() if _unused(node, signal)]
     if unused:
         seen = "the run did not use it" + (f", nor {len(unused) - 1} more" if len(unused) > 1 else "")
         yield finding("F405", Severity.NOTE, unused[0], seen, places=unused[1:])
@@ -108,9 +108,10 @@ def not_reached(evidence: Evidence) -> Iterator[Finding]:
         for node, signal in evidence.parameters()
         if _cut(evidence, node, signal) and not evidence.is_copy(node.name)
     ]
+    needless = Severity.ERROR if _all_needless(evidence) else Severity.NOTE
     for needed, severity, words in (
         (True, Severity.WARNING, "no gradient arrives here"),
-        (False, Severity.NOTE, "nothing that the model returned for these inputs depends on it"),
+        (False, needless, "nothing that the model returned for these inputs depends on it"),
     ):
         names = [name for name, signal in cut if (signal.influential is not False) is needed]
         if names:
@@ -118,14 +119,27 @@ def not_reached(evidence: Evidence) -> Iterator[Finding]:
             yield finding("F405", severity, names[0], f"{words}{more if len(names) > 1 else ''}", places=names[1:])
 
 
+def _all_needless(evidence: Evidence) -> bool:
+    """Whether the output depends on no weight of the model: a softmax or a norm over a single number ends it."""
+    weights = [signal for node, signal in evidence.parameters() if node.is_weight and node.exercised]
+    return bool(weights) and all(signal.influential is False and not signal.grad_rms for signal in weights)
+
+
+def _unused(node: ParameterNode, signal: ParameterSignal) -> bool:
+    """Whether the run did not use a parameter; one that the output depends on was used, if not by torch's own means."""
+    return not node.exercised and not signal.grad_rms and not signal.influential
+
+
 def _cut(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> bool:
-    if not node.exercised or signal.reached is None:
+    if signal.reached is None or _unused(node, signal):
         return False
     if not signal.reached:
         return True
     # A zero gradient needs a reason that is no cut: a zero somewhere, dead units, a range that is too small.
     explained = bool(evidence.intended_zeros) or _something_is_zero(evidence) or signal.dtype == "float16"
-    return node.is_weight and bool(signal.rms) and signal.grad_rms == 0 and not explained
+    # Of what no layer reads, a clamp or rounding is all that can stand between it and the output.
+    judged = node.is_weight or not node.exercised
+    return judged and bool(signal.rms) and signal.grad_rms == 0 and not explained
 
 
 def _something_is_zero(evidence: Evidence) -> bool:

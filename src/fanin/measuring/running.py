@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from fanin.fans import Axes
 from fanin.measuring.losses import Loss, Start, start_of
 from fanin.measuring.parameters import observe_gradient
+from fanin.measuring.statistics import scale_of
 from fanin.measuring.trails import Trail, leave, tensors_in, trail_of
 from fanin.measuring.watching import Selector, Watch
 from fanin.observations import Kind, LayerSignal
@@ -28,7 +29,7 @@ _STOCHASTIC = ("drop", "stochastic")
 """Marks of modules whose only use is noise: they are left out of a measured run, as dropout is."""
 
 CHANGE = 0.5
-"""What a parameter is multiplied by, and what is added, to see whether anything depends on it: zeros change too."""
+"""What is left of a parameter under as much noise, to see whether anything depends on it; and the noise of zeros."""
 NOISE = 1e-6
 """Between two runs of the same values that sum in another order, beside the largest value."""
 
@@ -162,11 +163,12 @@ def _changes(model: nn.Module, call: Call, parameters: dict[str, torch.Tensor], 
     """Whether what the model returns is another when these parameters are; asked of all of them at once.
 
     It tells a gradient that was cut off from a part whose result nothing needs. A run that fails counts as changed.
+    Each value changes by itself: what compares them, as an argmax does, takes no notice of a change of all alike.
     """
-    _seed()
+    generator = torch.Generator().manual_seed(0)
     for parameter in parameters.values():  # memory of its own: the stand-in shares that of the model
-        # Noise, for a change alike in all places leaves the largest of several outputs the largest.
-        parameter.data = parameter.data.mul(CHANGE).add_(torch.randn_like(parameter), alpha=CHANGE)
+        noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+        parameter.data = parameter.data.mul(CHANGE).add_(noise.mul_(scale_of(parameter.data).rms or CHANGE))
     _seed()
     try:
         # By the same watch, which leaves out dropout, though it selects no layer.
