@@ -54,10 +54,6 @@ def _handed_on(evidence: Evidence, layer: LayerSignal) -> float:
     return max(varying(item) for item in (layer, *behind) if item is layer or item.kind == Kind.ACTIVATION)
 
 
-NORMS = ("layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm")
-"""Whose output has the RMS of their scale, unless their ε is in the way."""
-
-
 def _swallowed(evidence: Evidence) -> Iterator[Finding]:
     """Norms whose ε is larger than what they normalize, and those that are left with nothing but zeros."""
     for layer in evidence.signals.of_kind(Kind.NORM) if evidence.finite else ():
