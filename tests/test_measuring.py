@@ -15,8 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fanin.diagnosing import judge
+from fanin.diagnosing import diagnose, judge
 from fanin.errors import InputsError
+from fanin.examples import loss_named
 from fanin.measuring import measure
 from fanin.measuring.attention import entropy_of_fused, entropy_of_scores
 from fanin.measuring.parameters import duplicate_share
@@ -402,3 +403,14 @@ def test_an_output_that_ignores_its_input_is_all_offset_whatever_was_sampled() -
         model.bias.copy_(torch.linspace(-9, 9, 4096).exp())
     (layer,) = [item for item in measure(model, draw(64, 4)).layers if item.offset is not None]
     assert layer.offset == pytest.approx(layer.rms, rel=1e-5)
+
+
+def test_losses_have_the_names_of_the_command_line() -> None:
+    model, x = nn.Linear(4, 3), torch.ones(8, 4)
+    for name in ("cross-entropy", "cross_entropy", "mse"):
+        assert measure(model, x, name) == measure(model, x, loss_named(name))
+        assert diagnose(model, x, loss=name).signals == measure(model, x, name)
+    with pytest.raises(InputsError, match="did you mean 'cross-entropy'"):
+        measure(model, x, "cross-entropi")
+    with pytest.raises(InputsError, match="or a name: cross-entropy, mse"):
+        measure(model, x, 3)  # type: ignore[arg-type]

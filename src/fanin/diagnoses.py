@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
@@ -138,6 +138,14 @@ class Finding:
         return cls(**{**values, "places": tuple(record["places"])})
 
 
+def told(findings: Iterable[Finding]) -> Iterator[str]:
+    """Findings in words, each fault once: forty layers with it are one thing to read and one thing to do."""
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.code, finding.severity, finding.why, finding.remedy), []).append(finding)
+    yield from map(_told, groups.values())
+
+
 MOST_NAMED = 3
 """How many places of a fault a terminal names; the page and the record have all."""
 
@@ -268,11 +276,7 @@ class Diagnosis:
         counts = [(severity, sum(item.severity is severity for item in self.findings)) for severity in Severity]
         head = ", ".join(tables.counted(count, severity) for severity, count in counts if count)
         notes = (f"note: {note}" for note in self.signals.notes)
-        # Forty layers with one fault are one thing to read and one thing to do.
-        groups: dict[tuple[str, ...], list[Finding]] = {}
-        for finding in self.findings:
-            groups.setdefault((finding.code, finding.severity, finding.why, finding.remedy), []).append(finding)
-        return "\n".join((*map(_told, groups.values()), head or "healthy: nothing found", *notes))
+        return "\n".join((*told(self.findings), head or "healthy: nothing found", *notes))
 
 
 def _edited(plan: Plan, edits: Iterable[Edit], reason: str) -> Plan:

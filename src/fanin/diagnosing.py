@@ -22,7 +22,7 @@ def diagnose(
     model: nn.Module,
     inputs: Any = None,
     *,
-    loss: Callable[[Any], torch.Tensor] | None = None,
+    loss: Callable[[Any], torch.Tensor] | str | None = None,
     plan: Plan | None = None,
     select: Codes = (),
     ignore: Codes = (),
@@ -34,7 +34,7 @@ def diagnose(
     Args:
         model: any module with values.
         inputs: what the model is called with; a real batch says most. Without it only the values are judged.
-        loss: from the model's output to a scalar.
+        loss: from the model's output to a scalar, or a name: ``cross-entropy`` and ``mse``, with drawn targets.
         plan: what the model was filled by; `Diagnosis.fix` edits it. Without it, a plan that keeps every parameter.
         select, ignore: codes or their beginnings: ``"F2"`` stands for all of that family.
 

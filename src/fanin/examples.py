@@ -74,7 +74,7 @@ def made_up_inputs(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def loss_named(spec: str) -> Loss:
-    """A loss of the output alone, by name.
+    """A loss of the output alone, by the name that the command line, `fanin.measure` and `fanin.diagnose` take.
 
     Args:
         spec: ``cross-entropy``, over the last axis, with labels drawn evenly; ``mse``, with targets drawn from N(0, 1);
@@ -90,7 +90,7 @@ def loss_named(spec: str) -> Loss:
         return LOSSES[spec.replace("_", "-")]
     if ":" not in spec:
         needed = f"{', '.join(LOSSES)} or package.module:function"
-        raise InputsError(compose(f"the loss {spec!r}", needed, nearest(spec, LOSSES), "--loss cross-entropy"))
+        raise InputsError(compose(f"the loss {spec!r}", needed, nearest(spec, LOSSES), "cross-entropy"))
     with blamed(f"the loss {spec}, which fails when it is imported", "a function of the model's output"):
         found: Loss = imported(spec)
     if not callable(found):

@@ -8,10 +8,9 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from fanin.diagnoses import RANKS, Level, Severity
+from fanin.diagnoses import RANKS, Level, Severity, told
 from fanin.diagnosing import diagnose
 from fanin.errors import InputsError, compose
-from fanin.examples import loss_named
 from fanin.findings import Codes
 
 __all__ = ["assert_healthy"]
@@ -52,9 +51,8 @@ def assert_healthy(
     if level not in get_args(Level):
         raise InputsError(compose(f"level={level!r}", " or ".join(map(repr, get_args(Level)))))
     worst = RANKS[Severity(level)]
-    of_output = loss_named(loss) if isinstance(loss, str) else loss
-    diagnosis = diagnose(model, inputs, loss=of_output, select=select, ignore=ignore)
+    diagnosis = diagnose(model, inputs, loss=loss, select=select, ignore=ignore)
     failed = tuple(finding for finding in diagnosis.findings if RANKS[finding.severity] <= worst)
     if failed:
         # Raised, not asserted: `python -O` strips assertions.
-        raise AssertionError("\n".join((f"{type(model).__name__} does not start well", *map(str, failed))))
+        raise AssertionError("\n".join((f"{type(model).__name__} does not start well", *told(failed))))

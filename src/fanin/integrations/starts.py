@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from fanin.diagnoses import RANKS, Diagnosis, Finding, Level, Severity
+from fanin.diagnoses import RANKS, Diagnosis, Finding, Level, Severity, told
 from fanin.diagnosing import diagnose
 from fanin.errors import FaninError, InputsError, compose
 from fanin.findings import Codes, known_codes
@@ -30,7 +30,7 @@ class UnhealthyStart(FaninError, RuntimeError):
 
     def __init__(self, diagnosis: Diagnosis, failed: tuple[Finding, ...]) -> None:
         self.diagnosis = diagnosis
-        super().__init__("\n".join(("the model does not start well", *map(str, failed))))
+        super().__init__("\n".join(("the model does not start well", *told(failed))))
 
 
 @dataclass(frozen=True)

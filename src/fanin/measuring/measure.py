@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fanin.errors import InputsError, compose
+from fanin.examples import LOSSES, loss_named
 from fanin.graph import Graph
 from fanin.measuring.losses import Loss
 from fanin.measuring.parameters import observe, observe_buffer, twins_of
@@ -31,7 +32,7 @@ _MODES = {True: "as in training", False: "as in evaluation"}
 def measure(
     model: nn.Module,
     inputs: Inputs = None,
-    loss: Loss | None = None,
+    loss: Loss | str | None = None,
     *,
     layers: str | Sequence[str] | None = None,
     training: bool = True,
@@ -46,8 +47,9 @@ def measure(
     Args:
         model: any module whose parameters have values. Where some are on the meta device, nothing is run.
         inputs: what the model is called with, as for `fanin.trace`. Without them only the parameters are measured.
-        loss: a function of the output that gives one number. Without it the model's own ``output.loss`` is taken,
-            and without that a fixed random projection of the outputs.
+        loss: a function of the output that gives one number, or a name: ``cross-entropy`` and ``mse``, with drawn
+            targets. Without it the model's own ``output.loss`` is taken, and without that a fixed random projection of
+            the outputs.
         layers: globs over the paths of modules, such as ``blocks.*.mlp.*``; only these are measured.
         training: run as in training, with the statistics of the batch in batch normalization; where that fails, as
             in evaluation, with a note.
@@ -60,11 +62,10 @@ def measure(
     >>> signals = measure(model, torch.ones(3, 4))
     >>> [signal.name for signal in signals.layers], signals.parameter("2.weight").reached
     (['0', '1', '2'], True)
+    >>> 0.3 < measure(model, torch.ones(3, 4), "cross-entropy").loss < 1.2  # ln 2 says nothing
+    True
     """
-    given_loss: object = loss
-    if given_loss is not None and not callable(given_loss):
-        given, needed = f"loss={loss!r}", "a function of the output that gives one number"
-        raise InputsError(compose(given, needed, instead="loss=lambda output: cross_entropy(output, labels)"))
+    loss = _loss_of(loss)
     entries = named_parameters(model)
     graph = trace(model, inputs) if graph is None else graph
     facts = [observe(entry, graph[entry.name]) for entry in entries]
@@ -82,6 +83,18 @@ def measure(
     _require_numbers(call)
     observed, notes = _observe_run(model, entries, graph, call, loss, training, _selector(model, layers))
     return _complete(signals, observed, call, (*notes, *_unseen(model)))
+
+
+def _loss_of(given: Loss | str | None) -> Loss | None:
+    if isinstance(given, str):
+        return loss_named(given)
+    anything: object = given
+    if anything is not None and not callable(anything):
+        needed = f"a function of the output that gives one number, or a name: {', '.join(LOSSES)}"
+        raise InputsError(
+            compose(f"loss={given!r}", needed, instead="loss=lambda output: cross_entropy(output, labels)")
+        )
+    return given
 
 
 def _require_numbers(call: Call) -> None:
