@@ -324,3 +324,14 @@ def test_help_fits_and_teaches(run: Run) -> None:
     assert code == 0
     assert max(map(len, out.splitlines())) <= 80
     assert out.count("fanin check") >= 4
+
+
+def test_only_some_layers_are_looked_at(run: Run) -> None:
+    code, out, _ = run("benchwork:healthy", "--layers", "0", "--layers", "2*")
+    assert code == 0
+    assert "4 parameters and 2 operations" in out
+    assert "4 parameters and 1 operation," in run("benchwork:healthy", "--layers", "1")[1]
+    code, _, err = run("benchwork:healthy", "--layers", "head.*")
+    assert code == 2
+    assert "\ngiven: layers='head.*', which matches no module" in err
+    assert "--layers" in run("--help")[1]

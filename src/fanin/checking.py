@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fanin import tables
 from fanin.commands import AsJson, Batch, Model, Seed, Small, codes, save_model
 from fanin.errors import InputsError, compose
 
@@ -30,6 +31,10 @@ def check(
     ] = None,
     select: Annotated[str, typer.Option(metavar="CODES", help="Only these, or their beginnings: F1,F203.")] = "",
     ignore: Annotated[str, typer.Option(metavar="CODES", help="Leave these out.")] = "",
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(metavar="GLOB", help="Run all, but look only at these modules: 'blocks.*'. May be repeated."),
+    ] = None,
     plan: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Start the model by this plan first; fixes edit it.")
     ] = None,
@@ -58,14 +63,24 @@ def check(
 
     - `fanin check mymodels:build --inputs mymodels:batch --ignore F4,F209`
 
+    - `fanin check timm/vit_tiny_patch16_224 --layers 'blocks.*' --layers head`
+
     - `fanin check mymodels:build --inputs batch.npz --report report.html`
 
     - `fanin check mymodels:build --fix -o model.safetensors`
     """
+    from fanin.measuring.measure import selector
+
     _require_targets(fix, out, report)
     # What a user's code prints is no part of the output, which may be read by a program.
     with redirect_stdout(sys.stderr):
-        subject = replace(_subject(model, inputs, loss, plan, seed, small), select=codes(select), ignore=codes(ignore))
+        subject = replace(
+            _subject(model, inputs, loss, plan, seed, small),
+            layers=tuple(layers) if layers else None,
+            select=codes(select),
+            ignore=codes(ignore),
+        )
+        selector(subject.model, subject.layers)  # a wrong glob is no batch that does not fit
         subject, found = _judge(subject)
         if report:
             found.save(report)
@@ -90,6 +105,7 @@ class _Subject:
     plan: Plan | None
     given: bool
     """The batch is known to be right: if the model does not take it, that is an error."""
+    layers: tuple[str, ...] | None = None
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
 
@@ -100,7 +116,15 @@ class _Subject:
 
         with waiting(f"measuring {self.name}"):
             loss = None if batch is None else self.loss
-            return diagnose(self.model, batch, loss=loss, plan=self.plan, select=self.select, ignore=self.ignore)
+            return diagnose(
+                self.model,
+                batch,
+                loss=loss,
+                plan=self.plan,
+                layers=self.layers,
+                select=self.select,
+                ignore=self.ignore,
+            )
 
 
 def _subject(name: str, inputs: str | None, loss: str | None, plan: Path | None, seed: int, small: bool) -> _Subject:
@@ -160,15 +184,15 @@ def _mend(subject: _Subject, found: Diagnosis, seed: int, out: Path) -> Diagnosi
 def _closing(subject: _Subject, found: Diagnosis, fixed: bool) -> str:
     """What was looked at, and what can be done about what was found."""
     signals, lines = found.signals, ["healthy: nothing but notes"] if found.ok and found.findings else []
+    parameters = tables.counted(len(signals.parameters), "parameter")
     if not signals.has_run:
         advice = "" if subject.given else ": give --inputs to run it"
-        lines.append(f"{len(signals.parameters)} parameters judged by their values alone{advice}")
+        lines.append(f"{parameters} judged by their values alone{advice}")
     else:
         origin = subject.batches[0][0]
         where = f", {origin}" if origin else ""
-        lines.append(
-            f"{len(signals.parameters)} parameters and {len(signals.layers)} operations, on {signals.inputs}{where}"
-        )
+        operations = tables.counted(len(signals.layers), "operation")
+        lines.append(f"{parameters} and {operations}, on {signals.inputs}{where}")
     mendable = sum(bool(finding.edits) for finding in found.findings)
     if mendable and not fixed:
         lines.append(f"{mendable} of {len(found.findings)} can be mended: --fix -o model.safetensors")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ def diagnose(
     *,
     loss: Callable[[Any], torch.Tensor] | str | None = None,
     plan: Plan | None = None,
+    layers: str | Sequence[str] | None = None,
     select: Codes = (),
     ignore: Codes = (),
 ) -> Diagnosis:
@@ -36,10 +37,12 @@ def diagnose(
         inputs: what the model is called with; a real batch says most. Without it only the values are judged.
         loss: from the model's output to a scalar, or a name: ``cross-entropy`` and ``mse``, with drawn targets.
         plan: what the model was filled by; `Diagnosis.fix` edits it. Without it, a plan that keeps every parameter.
+        layers: globs over the paths of modules, as for `fanin.measure`; of the others nothing is measured but their
+            parameters.
         select, ignore: codes or their beginnings: ``"F2"`` stands for all of that family.
 
     Raises:
-        FaninError: a code begins no rule's.
+        FaninError: a code begins no rule's, or ``layers`` matches no module.
 
     >>> model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
     >>> _ = nn.init.constant_(model[0].weight, 0.1)
@@ -48,7 +51,7 @@ def diagnose(
     ('F101', '0.weight')
     """
     hidden = tuple(hidden_weights(model))
-    signals = measure(model, inputs, loss=loss)
+    signals = measure(model, inputs, loss=loss, layers=layers)
     return judge(signals, plan=plan, hidden=hidden, select=select, ignore=ignore)
 
 

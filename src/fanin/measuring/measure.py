@@ -81,7 +81,7 @@ def measure(
         return replace(signals, notes=("nothing was run: parameters or buffers are on the meta device",))
     call = as_call(inputs)
     _require_numbers(call)
-    observed, notes = _observe_run(model, entries, graph, call, loss, training, _selector(model, layers))
+    observed, notes = _observe_run(model, entries, graph, call, loss, training, selector(model, layers))
     return _complete(signals, observed, call, (*notes, *_unseen(model)))
 
 
@@ -113,7 +113,12 @@ def _unseen(model: nn.Module) -> tuple[str, ...]:
     return (f"scripted modules were not looked into: {', '.join(scripted)}",) if scripted else ()
 
 
-def _selector(model: nn.Module, layers: str | Sequence[str] | None) -> Selector:
+def selector(model: nn.Module, layers: str | Sequence[str] | None) -> Selector:
+    """Which modules the globs mean.
+
+    Raises:
+        InputsError: one of them matches no module.
+    """
     if layers is None:
         return lambda _: True
     globs = (layers,) if isinstance(layers, str) else tuple(layers)
