@@ -1,5 +1,6 @@
 """Gates of a state, told from all other gates by what they multiply."""
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -223,6 +224,23 @@ class Highway(nn.Module):
 def test_every_transform_gate_of_a_highway_writes() -> None:
     graph = fanin.trace(Highway(3), torch.randn(2, WIDTH))
     assert [node.gate for node in graph] == ["factor"] * 6 + ["write"] * 6
+
+
+def test_a_highway_before_an_lstm_leaves_the_forget_gate_at_one() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.highway, self.layer = Highway(10), nn.LSTM(WIDTH, WIDTH, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            states, _ = self.layer(self.highway(x))
+            result: Tensor = states
+            return result
+
+    model = Both()
+    fanin.initialize(model, torch.randn(2, 5, WIDTH), seed=0)
+    assert (model.layer.bias_ih_l0[WIDTH : 2 * WIDTH] == 1).all()
+    assert model.highway.transform[0].bias.tolist() == pytest.approx([-math.log(9)] * WIDTH)
 
 
 class Gated(nn.Module):

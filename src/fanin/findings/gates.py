@@ -8,12 +8,11 @@ from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.evidence import Evidence
 from fanin.findings.registry import finding, register
 from fanin.graph import Role
-from fanin.recipes.state_gates import SIGNS, StateGates
+from fanin.recipes.state_gates import SIGNS, WORDS, StateGates
 from fanin.schemes import Ones, Packed, Scheme, Zeros
 
 SHUT = -0.5
 """σ(-½) = 0.38: each step then loses more than half of the memory."""
-VERBS = {"keep": "keeps", "write": "writes over"}
 OPEN = 0.5
 """σ(½) = 0.62: under it a memory's half-life is one step."""
 
@@ -54,6 +53,6 @@ def _written(evidence: Evidence) -> Iterator[Finding]:
             block = signal.block(name) or (signal if node.gate == name else None)
             if node.role == Role.BIAS and block is not None and sign * block.mean < SHUT:
                 bias = gates.bias(node)
-                seen = f"the bias of a gate that {VERBS[name]} the state is {block.mean:.3g}"
+                seen = f"the bias of a {WORDS[name]} is {block.mean:.3g}"
                 edits = (Edit(node.name, bias[0] if bias else Zeros()),)
                 yield finding("F206", Severity.WARNING, node.name, seen, edits=edits)

@@ -198,10 +198,8 @@ class _Chooser:
             centred = gains.gain(activation, "centred")
             if self.depth > 2:
                 return centred, f"followed by {activation}, whose mean carries nothing: centred gain {centred:.4f}"
-            return (
-                1.0,
-                f"followed by {activation} in a {'shallow net' if self.depth else 'net that is not plain'}: gain 1",
-            )
+            where = "a shallow net" if self.depth else "a net that is not plain"
+            return 1.0, f"followed by {activation} in {where}: gain 1"
         return after.gain, after.words
 
     def _gate_beside(self, node: ParameterNode) -> str | None:

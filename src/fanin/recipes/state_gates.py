@@ -27,8 +27,8 @@ class StateGates:
 
     second: frozenset[str]
     """Biases that are added to another bias, which opens the gate for both."""
-    layers: int
-    """Layers of a highway: their gates share out between what a layer makes and what it takes in."""
+    highway: frozenset[str]
+    """The modules whose gates share out between what a layer makes and what it takes in."""
 
     @classmethod
     def of(cls, nodes: Iterable[ParameterNode]) -> StateGates:
@@ -40,8 +40,8 @@ class StateGates:
         biases = {node.name: _owner(node) for node in gates if node.role == Role.BIAS}
         around = feedback - feeding if feeding.difference(feedback).intersection(biases.values()) else set()
         second = frozenset(name for name, owner in biases.items() if owner in around or "bias_hh" in name)
-        layers = sum(node.is_weight and not (node.feedback or node.feeds_state) for node in gates)
-        return cls(second, layers)
+        highway = frozenset(_owner(node) for node in gates if node.is_weight) - feedback - feeding
+        return cls(second, highway)
 
     def bias(self, node: ParameterNode) -> Decision | None:
         """The bias of a gate that holds a state; None for any other.
@@ -50,15 +50,14 @@ class StateGates:
 
         >>> from fanin.fans import Axes
         >>> gate = ParameterNode("t.bias", (8,), Role.BIAS, Axes((), (0,)), gate="write")
-        >>> StateGates(frozenset(), 10).bias(gate)[0]
+        >>> StateGates(frozenset(), frozenset("abcdefghit")).bias(gate)[0]
         Constant(value=-2.1972245773362196)
         """
         if not has_state_gate(node) or node.name in self.second:
             return None
-        size, why = 1.0, "so that memory starts open"
-        if self.layers > 1 + math.e:
-            size, why = math.log(self.layers - 1), f"so that each of {self.layers} layers starts by writing a share"
-            why = f"{why} of 1/{self.layers}"
+        size, why, layers = 1.0, "so that memory starts open", len(self.highway)
+        if _owner(node) in self.highway and layers > 1 + math.e:
+            size, why = math.log(layers - 1), f"so that each of {layers} layers starts by writing a share of 1/{layers}"
         if node.gate in SIGNS:
             bias = size * SIGNS[node.gate]
             return Constant(bias), f"{WORDS[node.gate]}: {bias:.4g}, {why}"
