@@ -11,6 +11,7 @@ from typing import Any
 from fanin.fans import ELEMENTWISE, EMBEDDING, Axes, Block, even_blocks
 from fanin.graph import WEIGHTS, Graph, Op, ParameterNode, Role
 from fanin.tracing.dataflow import activations_of
+from fanin.tracing.dot_products import in_dot_product
 from fanin.tracing.layouts import axes_of
 from fanin.tracing.modules import GRU_GATES, LSTM_GATES
 from fanin.tracing.packing import Packing
@@ -28,6 +29,7 @@ _SIGNAL_WEIGHTS = WEIGHTS - {Role.RECURRENT}
 """Weights of which the record tells whether they feed back; of recurrent layers their names do."""
 _STATES = {"mul": "lstm", "add": "gru", "lerp": "gru", "addcmul": "gru", "tanh": "rnn_tanh", "relu": "rnn_relu"}
 """What the last operation of a step says of a recurrence that is written by hand: a gated output, a gated sum, none."""
+_LAYER_STATES = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 _CONFIDENCE = {"fake": 1.0, "optimistic": 0.8, "real": 1.0}
 
 Fields = dict[str, Any]
@@ -81,7 +83,7 @@ class Assembler:
         fields["axes"] = self._axes(base, role, use)
         fields.update(self._after(role, use))
         if role == Role.EMBEDDING:
-            fields["dot_product"] = self._in_dot_product(use.operation.output)
+            fields["dot_product"] = in_dot_product(use.operation.output)
         if role in _SHAPED:
             fields["gate"] = self._gate(same)
         if role in _SIGNAL_WEIGHTS:
@@ -160,39 +162,6 @@ class Assembler:
 
     def _is_output(self, value: Value) -> bool:
         return bool(ends := self._terminals(value)) and all(end.index == LAST and end.kind == "output" for end in ends)
-
-    def _in_dot_product(self, value: Value) -> bool:
-        """Whether the last axis of a signal is contracted with another one, by a matrix product or a product's sum."""
-        waiting, width = [value], value.shape[-1]
-        while waiting:
-            value = waiting.pop()
-            for user in value.users:
-                if self._contracts_axis(user, value, width):
-                    return True
-                scaled = user.target in PRODUCTS and len(activations_of(user)) == 1
-                if user.target in MOVES or user.target == "dropout" or scaled:
-                    waiting += user.outputs
-        return False
-
-    def _contracts_axis(self, operation: Operation, value: Value, width: int) -> bool:
-        """Whether an operation multiplies a signal with another and sums over an axis of this size."""
-        if len(activations_of(operation)) < 2:
-            return False
-        if operation.target == "einsum":
-            return width not in operation.output.shape
-        if operation.target in PAIRS:
-            first = operation.of(PAIRS[operation.target][0]) is value
-            return (value.shape[-1:] if first else value.shape[-2:-1]) == (width,)
-        return operation.target == "mul" and self._is_summed(operation.output)
-
-    def _is_summed(self, value: Value) -> bool:
-        """Whether a value is summed over its last axis, perhaps behind other factors."""
-        for user in value.users:
-            if user.target == "mul" and self._is_summed(user.output):
-                return True
-            if user.target in ("sum", "mean") and user.output.shape[-1:] != value.shape[-1:]:
-                return True
-        return False
 
     def _gate(self, uses: list[Use]) -> str:
         """What the result is a factor of; a state, which is not there at the first step, before anything else."""
@@ -296,9 +265,7 @@ class Assembler:
             if producer is None:
                 return ""
             if producer.target in RECURRENCES:
-                return (
-                    producer.target.removesuffix("_cell").replace("mkldnn_rnn_layer", "lstm").removeprefix("quantized_")
-                )
+                return next((kind for kind in _LAYER_STATES if kind in producer.target), "")
             if producer.target not in ("cat", "stack"):
                 return _STATES.get(producer.target, "") if self._is_state(value) else ""
             value = activations_of(producer)[-1]

@@ -6,8 +6,6 @@ Where one minus the sigmoid does, it writes over it: the update gate of many pap
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 from fanin.tracing.dataflow import Flow, activations_of, carries, is_activation
 from fanin.tracing.records import Operation, Value
 from fanin.tracing.vocabulary import MOVES, SELECTING, SUMS
@@ -15,9 +13,7 @@ from fanin.tracing.vocabulary import MOVES, SELECTING, SUMS
 KEEP, WRITE = "keep", "write"
 
 _SIGMOIDS = frozenset({"sigmoid", "hardsigmoid"})
-_FACTORS: defaultdict[str, tuple[str, ...]] = defaultdict(
-    tuple, {"mul": ("self", "other"), "addcmul": ("tensor1", "tensor2")}
-)
+_FACTORS = {"mul": ("self", "other"), "addcmul": ("tensor1", "tensor2")}
 _SIGNS = {("sub", "other"): -1, ("rsub", "self"): -1, ("neg", "self"): -1, ("negative", "self"): -1}
 
 
@@ -52,7 +48,8 @@ class _Search:
 
     def _visit(self, operation: Operation) -> None:
         target, made = operation.target, operation.output
-        factors = [value for name, value in operation.inputs if is_activation(value) and name in _FACTORS[target]]
+        names = _FACTORS.get(target, ())
+        factors = [value for name, value in operation.inputs if is_activation(value) and name in names]
         if target in _SIGMOIDS:
             self._gates[made.id] = made.id, 1
         elif target == "lerp":

@@ -1,0 +1,47 @@
+"""Dot products: where the width of a signal is multiplied with another signal and summed away."""
+
+from __future__ import annotations
+
+from fanin.tracing.dataflow import activations_of
+from fanin.tracing.records import Operation, Value
+from fanin.tracing.vocabulary import MOVES, PAIRS, PRODUCTS
+
+
+def in_dot_product(signal: Value) -> bool:
+    """Whether the last axis of a signal is contracted with another one, by a matrix product or by a product and a sum.
+
+    Moves, dropout and constant factors on the way are passed.
+    """
+    waiting, seen, width = [signal], {signal.id}, signal.shape[-1]
+    while waiting:
+        value = waiting.pop()
+        for user in value.users:
+            if _contracts(user, value, width):
+                return True
+            scaled = user.target in PRODUCTS and len(activations_of(user)) == 1
+            if user.target in MOVES or user.target == "dropout" or scaled:
+                waiting += [made for made in user.outputs if made.id not in seen]
+                seen.update(made.id for made in user.outputs)
+    return False
+
+
+def _contracts(operation: Operation, value: Value, width: int) -> bool:
+    """Whether an operation multiplies a signal with another and sums over an axis of this size."""
+    if len(activations_of(operation)) < 2:
+        return False
+    if operation.target == "einsum":
+        return width not in operation.output.shape
+    if operation.target in PAIRS:
+        first = operation.of(PAIRS[operation.target][0]) is value
+        return (value.shape[-1:] if first else value.shape[-2:-1]) == (width,)
+    return operation.target == "mul" and _is_summed(operation.output)
+
+
+def _is_summed(value: Value) -> bool:
+    """Whether a value is summed over its last axis, perhaps behind other factors."""
+    for user in value.users:
+        if user.target == "mul" and _is_summed(user.output):
+            return True
+        if user.target in ("sum", "mean") and user.output.shape[-1:] != value.shape[-1:]:
+            return True
+    return False
