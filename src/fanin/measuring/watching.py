@@ -33,6 +33,7 @@ from fanin.measuring.trails import (
 )
 from fanin.measuring.vocabulary import CHANNELS_FIRST, DROPOUTS, FEATURES_LAST, KINDS, name_of, plain
 from fanin.observations import Kind, LayerSignal
+from fanin.tracing import compatibility
 
 Selector = Callable[[str], bool]
 
@@ -123,7 +124,7 @@ class Watch(TorchFunctionMode):
         """Leave the trail on what came out, and measure it."""
         outputs = [item for item in tensors_in((result,)) if item.is_floating_point() or item.is_complex()]
         # Inside of torch.vmap there is no memory to look at.
-        if not outputs or torch._C._functorch.is_batchedtensor(outputs[0]):
+        if not outputs or compatibility.is_mapped(outputs[0]):
             return
         trail = _continued(name, kind, trails, args)
         if trail.parameter:

@@ -106,6 +106,13 @@ def is_fake(tensor: torch.Tensor) -> bool:
     return isinstance(tensor, FakeTensor)
 
 
+def is_mapped(tensor: torch.Tensor) -> bool:
+    """Whether a tensor stands for one of many samples, inside of ``torch.vmap``; never where torch cannot say so."""
+    functorch = getattr(torch._C, "_functorch", None)
+    ask = getattr(functorch, "is_batchedtensor", None)
+    return bool(ask(tensor)) if ask is not None else False
+
+
 def fake_like(mode: Any, tensor: torch.Tensor) -> torch.Tensor:
     """A fake CPU tensor of the same shape and memory format; the original may be on any device, or sharded."""
     strides: Sequence[int] | None = None
