@@ -21,8 +21,11 @@ OPEN = 0.5
     "F206",
     "a forget gate that does not start open",
     why="the memory loses a share of itself at every step, and with it the gradient of what was long ago",
-    threshold=f"the two forget biases together under {SHUT:g}, where each step loses over half; a note under {OPEN:g}",
-    remedy="1 for the forget gate on one of torch's two biases, 0 for the rest",
+    threshold=f"the two forget biases together under {SHUT:g}, where each step loses over half; a note under {OPEN:g}. "
+    f"Of a gate written by hand, found by what it multiplies, under {SHUT:g}, or over {-SHUT:g} where it writes over "
+    "the state",
+    remedy="1 for the forget gate on one of torch's two biases, 0 for the rest; by hand 1 for what keeps the state, "
+    "-1 for what writes over it",
     source="Jozefowicz et al. 2015; Gers et al. 2000",
 )
 def forget_gate(evidence: Evidence) -> Iterator[Finding]:
