@@ -202,3 +202,52 @@ def test_an_output_that_depends_on_no_weight_is_an_error() -> None:
     found = judged(lambda: ended(nn.Softmax(-1)), drawn(32, 16))
     assert ("F405", "0.weight") in serious(found)
     assert judged(lambda: ended(nn.Sigmoid()), drawn(32, 16)).ok
+
+
+class Gated(nn.Module):
+    """A residual branch of two factors and a last weight, with a scale; and a head behind a norm."""
+
+    def __init__(self, *zeros: str) -> None:
+        super().__init__()
+        self.norm, self.last = nn.LayerNorm(16), nn.LayerNorm(16)
+        self.gate, self.value = nn.Linear(16, 16, bias=False), nn.Linear(16, 16, bias=False)
+        self.out, self.scale = nn.Linear(16, 16, bias=False), nn.Parameter(torch.ones(16))
+        self.head = nn.Linear(16, 4)
+        with torch.no_grad():
+            for name in zeros:
+                self.get_parameter(name).zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.norm(x)
+        x = x + self.scale * self.out(torch.tanh(self.gate(z)) * self.value(z))
+        result: Tensor = self.head(self.last(x))
+        return result
+
+
+@pytest.mark.parametrize(
+    ("zeros", "blocked"),
+    [
+        (("head.weight",), ()),
+        (("head.weight", "scale"), ()),
+        (("out.weight", "gate.weight"), ("gate.weight", "out.weight")),
+        (("out.weight", "scale"), ("out.weight", "scale")),
+        (("head.weight", "out.weight", "scale"), ("out.weight", "scale")),  # the head hides it in the first backward
+    ],
+)
+def test_a_zero_blocks_if_the_first_steps_leave_it(zeros: tuple[str, ...], blocked: tuple[str, ...]) -> None:
+    diagnosis = judged(lambda: Gated(*zeros), drawn(32, 16))
+    assert sorted(item.place for item in diagnosis.findings if item.code == "F401") == sorted(blocked)
+
+
+def test_zeros_that_open_one_after_the_other_are_meant() -> None:
+    class Twice(Gated):
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.norm(x)
+            x = x + self.scale * self.out(torch.sigmoid(self.gate(z)) * self.value(z))
+            result: Tensor = self.head(self.last(x))
+            return result
+
+    model = Twice("gate.weight", "out.weight")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert judged(lambda: model, drawn(32, 16)).ok
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "nothing is left moved"

@@ -38,6 +38,9 @@ class Role(StrEnum):
 WEIGHTS = frozenset({Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE, Role.RECURRENT})
 """The roles of weights that contract an input: those to which fans and gains apply."""
 
+BESIDE = frozenset({Role.BIAS, Role.NORM_SHIFT, Role.POSITION, Role.TOKEN})
+"""The roles of what is added to a signal, so that its zeros block nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Activation:

@@ -198,6 +198,8 @@ class ParameterSignal(Observation):
         reached: a gradient arrived; None where no backward ran or it does not require one.
         influential: where no gradient arrived, or one that is zero: whether what the model returns changes when this
             parameter, and the others of which the same is true, do; else None.
+        blocked: of a weight that is all zero and whose gradient is: whether both are so still when what is zero and
+            does receive a gradient has moved, several times over; else None.
         grad_rms: root mean square of the gradient.
         grad_max: its largest absolute value.
         grad_zero: the share of it that is exactly 0.
@@ -227,6 +229,7 @@ class ParameterSignal(Observation):
     padding_rms: float | None = None
     reached: bool | None = None
     influential: bool | None = None
+    blocked: bool | None = None
     grad_rms: float | None = None
     grad_max: float | None = None
     grad_zero: float | None = None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fanin.diagnoses import Finding, Severity
-from fanin.findings.evidence import BESIDE, Evidence, varying
+from fanin.findings.evidence import Evidence, varying
 from fanin.findings.registry import finding, register
-from fanin.graph import ParameterNode
+from fanin.graph import BESIDE, ParameterNode
 from fanin.observations import Kind, LayerSignal, ParameterSignal
 
 NEUTRAL = frozenset({"exp", "sigmoid", "softplus", "add"})
@@ -20,7 +20,8 @@ ALIKE = 1e-3
     "F401",
     "a zero that blocks all gradient",
     why="it is zero and receives no gradient, so that it stays, and what lies behind it never learns",
-    threshold="exactly zero in value and in gradient; or a weight before a non-linearity or attention, exactly zero, "
+    threshold="exactly zero in value and in gradient, and still so when what is zero and does receive a gradient, such "
+    "as a head, has moved; or a weight before a non-linearity or attention, exactly zero, "
     "past which no gradient gets to the layer before it. A zero head, a zero last weight or scale of a branch, a zero "
     "gate, a zero factor of an adapter receive gradients, open at the first step, and are right",
     remedy="draw it, or at least one of two zeros in a row",
@@ -28,13 +29,15 @@ ALIKE = 1e-3
 )
 def blocking_zero(evidence: Evidence) -> Iterator[Finding]:
     """Zero parameters without a gradient."""
-    if not evidence.signals.has_gradients or not evidence.finite or evidence.zero_head:
+    if not evidence.signals.has_gradients or not evidence.finite:
         return
-    stuck = [node.name for node, signal in evidence.parameters() if _stuck(node, signal)]
+    stuck = [node.name for node, signal in evidence.parameters() if _stuck(evidence, node, signal)]
     for name in stuck:
         others = [other for other in stuck if other != name]
         seen = "all values are zero, and so is its gradient"
         yield finding("F401", Severity.ERROR, name, seen, edits=evidence.redraw(name), places=others[:8])
+    if evidence.zero_head:  # then no gradient tells what else shuts
+        return
     for node, _ in evidence.drawn():
         if node.name in evidence.intended_zeros and _is_hidden(node) and _shuts(evidence, node):
             severity = Severity.WARNING if node.stream is not None else Severity.ERROR
@@ -80,9 +83,14 @@ def _is_adapter(evidence: Evidence, node: ParameterNode, before: LayerSignal) ->
     return any(2 * inner <= min(factor.fans.fan_in, node.fans.fan_out) for factor in factors)
 
 
-def _stuck(node: ParameterNode, signal: ParameterSignal) -> bool:
+def _stuck(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> bool:
     zero = signal.constant and not signal.rms and not NEUTRAL.intersection(node.reparametrized)
-    return zero and node.role not in BESIDE and bool(signal.reached) and not signal.grad_rms and node.exercised
+    # A zero head explains every zero gradient, where it could not be asked whether the first steps open the rest. In a
+    # plain chain without one nothing passes a zero, even if training opens it from behind.
+    stays = bool(signal.blocked) or (not evidence.zero_head and (signal.blocked is None or evidence.plain))
+    return (
+        zero and node.role not in BESIDE and bool(signal.reached) and not signal.grad_rms and node.exercised and stays
+    )
 
 
 @register(
@@ -143,6 +151,6 @@ def _cut(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> bo
 
 
 def _something_is_zero(evidence: Evidence) -> bool:
-    if any(_stuck(node, signal) for node, signal in evidence.parameters()):
+    if any(_stuck(evidence, node, signal) for node, signal in evidence.parameters()):
         return True
     return any((layer.dead or 0) > 0.5 for layer in evidence.signals.layers)

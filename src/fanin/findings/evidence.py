@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from fanin.diagnoses import Edit
-from fanin.graph import Graph, ParameterNode, Role
+from fanin.graph import BESIDE, Graph, ParameterNode, Role
 from fanin.observations import Kind, LayerSignal, ParameterSignal
 from fanin.plans import Plan
 from fanin.recipes.registry import recipe_named
@@ -23,10 +23,6 @@ FAR = math.exp(DEPTH_SCALES)
 
 DRAWN = frozenset({Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE, Role.RECURRENT, Role.EMBEDDING})
 """The roles whose values are drawn at random, each row for itself."""
-
-BESIDE = frozenset({Role.BIAS, Role.NORM_SHIFT, Role.POSITION, Role.TOKEN})
-"""The roles whose zeros block nothing."""
-
 
 FORMING = frozenset({"linalg_householder_product", "matrix_exp", "linalg_solve"})
 """What makes an orthogonal matrix of a parameter, whose own values then have a form of their own."""

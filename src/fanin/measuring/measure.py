@@ -12,7 +12,7 @@ from torch import nn
 
 from fanin.errors import InputsError, compose
 from fanin.examples import LOSSES, loss_named
-from fanin.graph import Graph
+from fanin.graph import BESIDE, Graph
 from fanin.measuring.losses import Loss
 from fanin.measuring.parameters import observe, observe_buffer, twins_of
 from fanin.measuring.running import Observed, run
@@ -81,7 +81,8 @@ def measure(
         return replace(signals, notes=("nothing was run: parameters or buffers are on the meta device",))
     call = as_call(inputs)
     _require_numbers(call)
-    observed, notes = _observe_run(model, entries, graph, call, loss, training, selector(model, layers))
+    zeros = frozenset(fact.name for fact in facts if _may_block(fact, graph))
+    observed, notes = _observe_run(model, entries, graph, call, loss, training, selector(model, layers), zeros)
     return _complete(signals, observed, call, (*notes, *_unseen(model)))
 
 
@@ -95,6 +96,12 @@ def _loss_of(given: Loss | str | None) -> Loss | None:
             compose(f"loss={given!r}", needed, instead="loss=lambda output: cross_entropy(output, labels)")
         )
     return given
+
+
+def _may_block(fact: ParameterSignal, graph: Graph) -> bool:
+    """Whether a parameter is all zero, and not merely added to something."""
+    node = graph[fact.name]
+    return fact.constant and not fact.rms and not node.frozen and node.role not in BESIDE
 
 
 def _require_numbers(call: Call) -> None:
@@ -137,17 +144,18 @@ def _observe_run(
     loss: Loss | None,
     training: bool,
     selected: Selector,
+    zeros: frozenset[str],
 ) -> tuple[Observed, tuple[str, ...]]:
     axes = {entry.name: graph[entry.name].axes for entry in entries}
     try:
-        return run(model, entries, axes, call, loss, training=training, selected=selected), ()
+        return run(model, entries, axes, call, loss, training=training, selected=selected, zeros=zeros), ()
     except InputsError:
         raise
     except Exception as error:  # a model may raise anything
         first = error
     if training:
         try:
-            observed = run(model, entries, axes, call, loss, training=False, selected=selected)
+            observed = run(model, entries, axes, call, loss, training=False, selected=selected, zeros=zeros)
             why = str(first).partition("\n")[0]
             return observed, (f"run {_MODES[False]}, for it fails {_MODES[True]}: {type(first).__name__}: {why}",)
         except Exception as error:
@@ -179,7 +187,8 @@ def _complete(signals: Signals, observed: Observed, call: Call, notes: tuple[str
 def _with_gradient(fact: ParameterSignal, graph: Graph, observed: Observed, backward: bool) -> ParameterSignal:
     gradient: dict[str, Any] = observed.gradients.get(fact.name, {})
     if backward and not graph[fact.name].frozen:
-        gradient = {"reached": False, "influential": observed.influential.get(fact.name), **gradient}
+        asked = {"influential": observed.influential.get(fact.name), "blocked": observed.blocked.get(fact.name)}
+        gradient = {"reached": False, **asked, **gradient}
     return replace(fact, effective_std=observed.effective.get(fact.name), **gradient)
 
 

@@ -30,6 +30,10 @@ _STOCHASTIC = ("drop", "stochastic")
 
 CHANGE = 0.5
 """What is left of a parameter under as much noise, to see whether anything depends on it; and the noise of zeros."""
+OPENINGS = 5
+"""Zeros in a row that open one after the other: head, scale of a branch, its last weight, a gate, a factor in it."""
+MOVED = 0.02
+"""About what the first steps make of a zero, and far from any range's end."""
 NOISE = 1e-6
 """Between two runs of the same values that sum in another order, beside the largest value."""
 
@@ -44,6 +48,7 @@ class Observed:
     effective: dict[str, float] = field(default_factory=dict)
     start: Start | None = None
     influential: dict[str, bool] = field(default_factory=dict)
+    blocked: dict[str, bool] = field(default_factory=dict)
 
 
 def run(
@@ -55,10 +60,12 @@ def run(
     *,
     training: bool,
     selected: Selector,
+    zeros: frozenset[str] = frozenset(),
 ) -> Observed:
     """Run a copy of a model forward and backward, and measure on the way.
 
     The copy has parameters of its own that share the memory of the model's, so gradients and hooks stay on the copy.
+    Of those among ``zeros`` that receive no gradient, it is asked whether the first steps open them.
     """
     with preserved_randomness(), torch.inference_mode(False), torch.enable_grad():
         _seed()
@@ -83,6 +90,10 @@ def run(
             # The hooks on parameters hold what was observed; with the graph in it, nothing would ever be freed.
             observed.start = replace(observed.start, scalar=observed.start.scalar.detach())
             _ask_influence(isolated.model, call, stand_ins, entries, observed, returned)
+            shut = [name for name in zeros if (found := observed.gradients.get(name)) and not found["grad_rms"]]
+            if shut:
+                trained = {e.name: stand_ins[id(e.parameter)] for e in entries if e.parameter.requires_grad}
+                observed.blocked = _ask_opening(isolated.model, call, loss, trained, shut)
         observed.effective = watch.effective
         observed.layers = _named(watch)
         return observed
@@ -176,6 +187,54 @@ def _changes(model: nn.Module, call: Call, parameters: dict[str, torch.Tensor], 
     except Exception:  # a model may raise anything when its parameters are others
         return True
     return len(after) != len(before) or not all(map(_same, before, after))
+
+
+def _ask_opening(
+    model: nn.Module, call: Call, loss: Loss | None, trained: dict[str, torch.Tensor], shut: list[str]
+) -> dict[str, bool]:
+    """Of parameters that are zero and have no gradient: whether training, which moves what has one, leaves them so.
+
+    A zero head passes nothing back until it has moved, and then the zero gates behind it are next: so what is zero
+    and receives a gradient is given small values, and asked again. The rows of a table that were not looked up stay.
+    """
+    generator = torch.Generator().manual_seed(0)
+    before = {name: parameter.data for name, parameter in trained.items()}
+    closed, tried = list(shut), set[str]()
+    try:
+        for _ in range(OPENINGS):
+            _seed()
+            start = start_of(_forward(model, call, Watch(None, lambda _path: False)), loss)
+            if start.scalar is None:
+                return {}
+            gradients = torch.autograd.grad(start.scalar, list(trained.values()), allow_unused=True)
+            moved = _move_zeros(trained, gradients, generator)
+            closed = [name for name in closed if name not in moved]
+            if not closed or moved <= tried:
+                break
+            tried |= moved
+    except Exception:  # a model may raise anything when its parameters are others
+        return {}
+    finally:
+        for name, parameter in trained.items():
+            parameter.data = before[name]
+    return {name: name in closed for name in shut}
+
+
+def _move_zeros(
+    trained: dict[str, torch.Tensor], gradients: tuple[torch.Tensor | None, ...], generator: torch.Generator
+) -> set[str]:
+    """Give small values to what is zero and has a gradient; the names of the parameters in which there was any."""
+    moved = set()
+    for (name, parameter), found in zip(trained.items(), gradients, strict=True):
+        if found is None:
+            continue
+        gradient = found.to_dense() if found.is_sparse else found
+        opened = (parameter.data == 0) & (gradient != 0)
+        if bool(opened.any()):
+            moved.add(name)
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+            parameter.data = parameter.data + MOVED * noise * opened  # memory of its own
+    return moved
 
 
 def _same(before: torch.Tensor, after: torch.Tensor) -> bool:
