@@ -251,3 +251,33 @@ def test_zeros_that_open_one_after_the_other_are_meant() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert judged(lambda: model, drawn(32, 16)).ok
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items()), "nothing is left moved"
+
+
+class Towers(nn.Module):
+    """A policy and a value that share nothing but the input; the policy starts close to none."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+
+        def tower(width: int, depth: int) -> nn.Sequential:
+            layers = [layer for _ in range(depth) for layer in (nn.Linear(64, 64), nn.Tanh())]
+            return nn.Sequential(nn.Linear(16, 64), nn.Tanh(), *layers, nn.Linear(64, width))
+
+        self.policy, self.value = tower(3, 6), tower(1, 1)
+        with torch.no_grad():
+            self.policy[-1].weight *= 0.001
+            for layer in self.policy[2:-1:2]:
+                nn.init.orthogonal_(layer.weight, gain)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.policy(x), self.value(x)
+
+
+def test_towers_are_judged_each_by_itself() -> None:
+    def loss(output: tuple[Tensor, Tensor]) -> Tensor:
+        return 0.1 * (output[0] - 1).square().mean() + (output[1] - 1).square().mean()
+
+    healthy = judged(lambda: Towers(1.0), drawn(64, 16), loss)
+    assert not {"F402", "F403"} & set(healthy.codes)
+    assert {layer.tower for layer in healthy.signals.layers} == {0, 1}
+    assert ("F402", "policy.0") in serious(judged(lambda: Towers(0.1), drawn(64, 16), loss))

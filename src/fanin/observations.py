@@ -81,6 +81,8 @@ class LayerSignal(Observation):
         dtype: of its output, as torch prints it without the prefix.
         weights: the parameters that it reads, by their first names.
         weight_depth: how many weights lie behind it on the longest path, itself included: the depth axis of profiles.
+        tower: on which way through the model it lies: all that starts at one first weight has the same number, from 0;
+            where ways join, the deepest goes on, of two the first. None before any weight.
         mean: of all values.
         rms: root mean square of all values.
         max: the largest absolute value.
@@ -121,6 +123,7 @@ class LayerSignal(Observation):
     dtype: str = "float32"
     weights: tuple[str, ...] = ()
     weight_depth: int = 0
+    tower: int | None = None
     mean: float = 0.0
     rms: float = 0.0
     max: float = 0.0

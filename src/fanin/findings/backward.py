@@ -33,7 +33,7 @@ SCORES = ("softmax_q", "softmax_k")
 )
 def vanishing(evidence: Evidence) -> Iterator[Finding]:
     """Sensitivity at the first layer against that at the last."""
-    ends = _ends(evidence)
+    ends = min(_ends(evidence), key=lambda found: found[1] / found[2], default=None)
     if ends is not None and ends[1] * FAR < ends[2] and not _small_branches(evidence):
         layer, first, last = ends
         severity = Severity.ERROR if first * FAR**2 < last else Severity.WARNING
@@ -54,7 +54,7 @@ def vanishing(evidence: Evidence) -> Iterator[Finding]:
 )
 def exploding(evidence: Evidence) -> Iterator[Finding]:
     """The same, the other way round; and a recurrence, whose time is its depth."""
-    ends = _ends(evidence)
+    ends = max(_ends(evidence), key=lambda found: found[1] / found[2], default=None)
     line = LINE if evidence.plain else FAR**2
     if ends is not None and ends[1] > line * ends[2] and not _small_branches(evidence):
         layer, first, last = ends
@@ -72,16 +72,22 @@ def _small_branches(evidence: Evidence) -> bool:
     return any(node.role == Role.LAYER_SCALE for node in evidence.graph)
 
 
-def _ends(evidence: Evidence) -> tuple[LayerSignal, float, float] | None:
-    """The first trained layer with its sensitivity, and that of the last hidden one."""
+def _ends(evidence: Evidence) -> Iterator[tuple[LayerSignal, float, float]]:
+    """Of each way through the model: the first trained layer with its sensitivity, and that of the last hidden one."""
     if not evidence.signals.has_gradients or not evidence.finite or evidence.zero_head:
-        return None
+        return
     layers = [layer for layer in evidence.signals.of_kind(Kind.WEIGHT, Kind.SUM) if layer.grad_rms and layer.rms]
-    hidden = [layer for layer in layers if _carries(evidence, layer)]
-    if len(hidden) < 2:
-        return None
-    first, last = sensitivity(hidden[0]), sensitivity(hidden[-1])
-    return (hidden[0], first, last) if first is not None and last else None
+    # A policy and a value, which share nothing but the input, are of two losses, and of two sensitivities.
+    towers: dict[int | None, list[LayerSignal]] = {}
+    for layer in layers:
+        if _carries(evidence, layer):
+            towers.setdefault(layer.tower, []).append(layer)
+    for hidden in towers.values():
+        # What is as deep as the first lies beside it, not behind it.
+        behind = [layer for layer in hidden[1:] if layer.tower is None or layer.weight_depth > hidden[0].weight_depth]
+        first, last = sensitivity(hidden[0]), sensitivity(behind[-1]) if behind else None
+        if first is not None and last:
+            yield hidden[0], first, last
 
 
 def _carries(evidence: Evidence, layer: LayerSignal) -> bool:

@@ -278,6 +278,7 @@ def _module_hooks(path: str, watch: Watch) -> tuple[Callable[..., None], Callabl
             weights = tuple(name for trail in own for name in trail.weights)
             depth = max((trail.depth for trail in parents), default=0) + bool(weights)
             trail = Trail((*parents, *own), depth, None, weights)
+            watch.enter_tower(trail)
             for item in lost:
                 leave(item, trail)
             if lost[0].numel():

@@ -26,6 +26,7 @@ class Trail:
         axis: which axis indexes its units; None where that is not known.
         weights: the parameters it is made of, when no activation has come in yet.
         parameter: whether it is made of parameters only: a weight on its way through reparametrizations.
+        tower: the number of the first weight on its longest path.
         stream: the residual stream that it is, from 0.
         stream_depth: how many branches that stream has received.
         stream_start: RMS of the stream before its first branch.
@@ -36,6 +37,7 @@ class Trail:
     axis: int | None = None
     weights: tuple[str, ...] = ()
     parameter: bool = False
+    tower: int | None = None
     stream: int | None = None
     stream_depth: int = 0
     stream_start: float | None = None

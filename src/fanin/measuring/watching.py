@@ -66,6 +66,7 @@ class Watch(TorchFunctionMode):
         self._samples = samples
         self._selected = selected
         self._streams = 0
+        self._towers = 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -131,6 +132,7 @@ class Watch(TorchFunctionMode):
             for output in outputs:
                 leave(output, trail)
             return
+        self.enter_tower(trail)
         kind = _kind_of(kind, trails, outputs[0])
         if before is not None:
             self._enter_stream(trail, before)
@@ -143,6 +145,14 @@ class Watch(TorchFunctionMode):
         if kind is not None and measured:
             entropy = self._entropy(name, args, kwargs) if kind is Kind.ATTENTION else None
             self.record(outputs[0], plain(name), kind, trail, before, entropy)
+
+    def enter_tower(self, trail: Trail) -> None:
+        """Number the way that a trail goes on, which begins where a weight is the first."""
+        deepest = max(trail.parents, key=lambda parent: (parent.depth, -(parent.tower or 0)), default=None)
+        if deepest is not None and deepest.depth:
+            trail.tower = deepest.tower
+        elif trail.depth:
+            trail.tower, self._towers = self._towers, self._towers + 1
 
     def _enter_stream(self, trail: Trail, before: _Sum) -> None:
         stream = before.stream
@@ -181,7 +191,7 @@ class Watch(TorchFunctionMode):
         """Measure one output now, and its gradient when it comes."""
         index = len(self.signals)
         signal = LayerSignal(index, target, self.path[-1], target, kind, tuple(output.shape), _dtype(output))
-        signal = replace(signal, weights=trail.weights, weight_depth=trail.depth)
+        signal = replace(signal, weights=trail.weights, weight_depth=trail.depth, tower=trail.tower)
         with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
             signal = self._with_statistics(signal, output.detach(), trail)
         if before is not None:
