@@ -281,3 +281,53 @@ def test_towers_are_judged_each_by_itself() -> None:
     assert not {"F402", "F403"} & set(healthy.codes)
     assert {layer.tower for layer in healthy.signals.layers} == {0, 1}
     assert ("F402", "policy.0") in serious(judged(lambda: Towers(0.1), drawn(64, 16), loss))
+
+
+class Noisy(nn.Module):
+    """A policy that draws its action: nothing but noise and a squashing function comes behind its last two layers."""
+
+    def __init__(self, last: float, gain: float = 2**0.5) -> None:
+        super().__init__()
+        self.body = nn.Sequential(*(layer for _ in range(6) for layer in (nn.Linear(64, 64), nn.ReLU())))
+        self.mean, self.log_std = nn.Linear(64, 2), nn.Linear(64, 2)
+        with torch.no_grad():
+            for layer in self.body[::2]:
+                nn.init.normal_(layer.weight, std=gain / 8)
+            for head in (self.mean, self.log_std):
+                nn.init.uniform_(head.weight, -last, last)
+                nn.init.uniform_(head.bias, -last, last)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.body(x)
+        mean, log_std = self.mean(h), self.log_std(h).clamp(-20, 2)
+        action = mean + log_std.exp() * torch.randn_like(mean)
+        return torch.tanh(action), -0.5 * ((action - mean) / log_std.exp()).square() - log_std
+
+
+def test_a_weight_behind_which_no_other_comes_may_be_small() -> None:
+    assert not {"F201", "F301"} & set(judged(lambda: Noisy(3e-3), drawn(64, 64)).codes)
+    small = judged(lambda: Noisy(3e-3, gain=0.3), drawn(64, 64))
+    assert "F301" in {code for code, _ in serious(small)}, "of the layers before them it is a fault"
+
+
+class Placed(nn.Module):
+    """Positions that are made smaller before they are added."""
+
+    def __init__(self, factor: float | None) -> None:
+        super().__init__()
+        self.factor, self.first = factor, nn.Linear(16, 32)
+        self.pos = nn.Parameter(torch.rand(1, 12, 32))
+        self.body, self.head = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), nn.Linear(32, 4)
+        with torch.no_grad():
+            self.first.weight *= 0.05
+            self.first.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        pos = self.pos if self.factor is None else self.factor * self.pos
+        result: Tensor = self.head(self.body(self.first(x) + pos))
+        return result
+
+
+def test_positions_that_are_scaled_are_not_judged_by_what_they_were() -> None:
+    assert "F207" in judged(lambda: Placed(None), drawn(8, 12, 16)).codes
+    assert "F207" not in judged(lambda: Placed(0.05), drawn(8, 12, 16)).codes

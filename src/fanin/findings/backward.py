@@ -95,7 +95,8 @@ def _carries(evidence: Evidence, layer: LayerSignal) -> bool:
     if layer.kind == Kind.SUM and layer.stream is None:
         return False
     nodes = [evidence.graph[name] for name in layer.weights]
-    return not any(node.output or node.activation in SCORES or node.stream is not None for node in nodes)
+    ends = any(node.name in evidence.last for node in nodes)
+    return not ends and not any(node.activation in SCORES or node.stream is not None for node in nodes)
 
 
 def _edits(evidence: Evidence) -> tuple[Edit, ...]:
@@ -117,7 +118,9 @@ def unbalanced(evidence: Evidence) -> Iterator[Finding]:
         return
     # An output layer may start as small as it likes: its first steps are large, and there is nothing behind it.
     carrying = [
-        (node, signal) for node, signal in evidence.drawn() if node.activation not in SCORES and not node.output
+        (node, signal)
+        for node, signal in evidence.drawn()
+        if node.activation not in SCORES and node.name not in evidence.last
     ]
     ratios = {node.name: signal.grad_ratio for node, signal in carrying if signal.grad_ratio}
     if len(ratios) < 3:

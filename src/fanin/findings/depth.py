@@ -140,7 +140,7 @@ def hidden_chain(evidence: Evidence) -> list[LayerSignal]:
 
     def carries(layer: LayerSignal) -> bool:
         weights = [nodes[name] for name in layer.weights if nodes[name].is_weight]
-        return bool(weights) and not weights[0].output and weights[0].activation not in side
+        return bool(weights) and weights[0].name not in evidence.last and weights[0].activation not in side
 
     return [layer for layer in evidence.chain if carries(layer)]
 

@@ -122,6 +122,19 @@ class Evidence:
         return frozenset(found)
 
     @cached_property
+    def last(self) -> frozenset[str]:
+        """The output layers, and the weights behind which no other follows: of a policy's noise, say, or a product."""
+        deepest: dict[int | None, int] = {}
+        for layer in self.signals.layers:
+            deepest[layer.tower] = max(deepest.get(layer.tower, 0), layer.weight_depth)
+        inner: set[str] = set()
+        outer: set[str] = set()
+        for layer in self.signals.layers:
+            ends = layer.tower is not None and layer.weight_depth == deepest[layer.tower]
+            (outer if ends else inner).update(layer.weights)
+        return frozenset(node.name for node in self.graph if node.output) | (outer - inner)
+
+    @cached_property
     def zero_head(self) -> bool:
         """Whether an output layer starts at zero and moves, so that no gradient passes it in the first step."""
         return any(self.graph[name].output for name in self.intended_zeros)

@@ -122,6 +122,8 @@ def _opens(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> 
 
 RATIO = 10.0
 """A part ten times smaller has a hundredth of the variance of the sum."""
+SCALED = frozenset({"mul", "div", "true_divide"})
+"""Operations that give a position another size before it is added."""
 LOST = 200.0
 """A part this much smaller is near bfloat16's relative step (2⁻⁸ = 1/256): adding it changes next to nothing."""
 
@@ -139,6 +141,8 @@ def odd_sum(evidence: Evidence) -> Iterator[Finding]:
     """A position embedding that drowns, or drowns in, what it is added to."""
     for node, signal in evidence.parameters():
         if node.role != Role.POSITION or len(node.shape) < 2 or not signal.rms or signal.non_finite:
+            continue
+        if SCALED.intersection(node.reparametrized):  # what is added has another size than the parameter
             continue
         for layer in evidence.signals.readers(node.name):
             other = _other(evidence, layer, signal)

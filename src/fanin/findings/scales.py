@@ -72,7 +72,7 @@ def _ratios(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) ->
     if row.kept:
         return
     if not node.axes.blocks:
-        want = _target(node, row.expected.std)
+        want = _target(evidence, node, row.expected.std)
         have = weight_rms(signal)
         yield f"RMS {have:.3g} where its fans ask for {want:.3g}", have / want if want else 1.0
         return
@@ -83,9 +83,9 @@ def _ratios(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) ->
             yield words, have / want
 
 
-def _target(node: ParameterNode, std: float) -> float:
+def _target(evidence: Evidence, node: ParameterNode, std: float) -> float:
     """An output layer may be anything up to gain 1; a residual branch's last weight is judged without its depth."""
-    if node.output or node.residual_last:
+    if node.name in evidence.last or node.residual_last:
         return 1 / math.sqrt(max(node.fans.fan_in, 1.0))
     return std
 
@@ -109,7 +109,7 @@ def _judge(
         severity = Severity.NOTE if normed else Severity.ERROR if ratio > VERY_LARGE else Severity.WARNING
         return severity, cause
     # What lies in a branch, or at the end, may be small: the stream carries the signal past it.
-    free = node.stream is not None or node.output or node.aliases or node.tamed_by or normed
+    free = node.stream is not None or node.name in evidence.last or node.aliases or node.tamed_by or normed
     if ratio < SMALL and plain and not free:
         return (Severity.NOTE if table else Severity.WARNING), cause
     if cause:
