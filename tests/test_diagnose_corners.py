@@ -331,3 +331,14 @@ class Placed(nn.Module):
 def test_positions_that_are_scaled_are_not_judged_by_what_they_were() -> None:
     assert "F207" in judged(lambda: Placed(None), drawn(8, 12, 16)).codes
     assert "F207" not in judged(lambda: Placed(0.05), drawn(8, 12, 16)).codes
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_small_table_before_a_norm_is_no_error(direct: bool) -> None:
+    def tokens() -> nn.Module:
+        table, between = nn.Embedding(50, 32), [] if direct else [nn.Linear(32, 32, bias=False)]
+        nn.init.uniform_(table.weight, -1e-4, 1e-4)
+        return nn.Sequential(table, *between, nn.LayerNorm(32), nn.Linear(32, 50))
+
+    found = [item for item in judged(tokens, torch.arange(48).view(4, 12)).findings if item.code == "F301"]
+    assert [item.severity for item in found] == [Severity.WARNING if direct else Severity.ERROR]
