@@ -127,7 +127,7 @@ def test_plans_of_parametrized_models_do_not_depend_on_meta(name: str, recipe: s
         ("vgg16", "package.module:factory"),
         ("keras/vgg16", "timm, torchvision or transformers"),
         ("fanin_test_factories:bild", "did you mean 'build'"),
-        ("fanin_test_factories:wrong", "gives a int"),
+        ("fanin_test_factories:wrong", "gives an int"),
         ("no_such_module_at_all:build", "no module 'no_such_module_at_all'"),
         ("resnet18", "write instead: timm/resnet18"),
         ("models/mine.py:build", "write instead: models.mine:build"),

@@ -146,6 +146,17 @@ def test_edits_that_cannot_be_meant_are_errors(plan: Plan, edit: object, words: 
         edit(plan)  # type: ignore[operator]
 
 
+def test_counts_and_articles_agree() -> None:
+    one = nn.utils.skip_init(nn.Linear, 4, 1, bias=False)
+    start = fanin.plan(one, recipe="he")
+    assert "1 parameter by recipe he" in str(start)
+    assert "1 parameter differs" in str(start.diff(start.replace("weight", Zeros())))
+    fanin.apply(start, one)
+    assert str(start.verify(one)) == "1 tensor is as planned"
+    with pytest.raises(FaninError, match="gives an int"):
+        fanin.plan(one, recipe=lambda graph: 3)  # type: ignore[arg-type,return-value]
+
+
 def test_diff_shows_what_changed(plan: Plan) -> None:
     difference = plan.diff(plan.replace("body.0.weight", Zeros()))
     assert len(difference) == 1

@@ -76,7 +76,7 @@ def test_derived_numbers() -> None:
 def test_table_has_a_line_for_every_operation() -> None:
     text = str(SIGNALS)
     assert "linear" in text
-    assert "2 operations, 1 parameters; loss 2" in text
+    assert "2 operations, 1 parameter; loss 2" in text
 
 
 def test_findings_stand_worst_first() -> None:

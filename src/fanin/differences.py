@@ -39,7 +39,8 @@ class Difference:
         cells = [("-", row.name, _cell(row), "") for row in self.removed]
         cells += [("+", row.name, "", _cell(row)) for row in self.added]
         cells += [("~", old.name, _cell(old), _cell(new)) for old, new in self.changed]
-        return tables.render(columns, cells, footer=f"{len(self)} parameters differ")
+        verb = "differs" if len(self) == 1 else "differ"
+        return tables.render(columns, cells, footer=f"{tables.counted(len(self), 'parameter')} {verb}")
 
 
 def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Difference:

@@ -67,6 +67,15 @@ def compose(given: str, needed: str, why: str = "", instead: str = "") -> str:
     return "\n".join(parts)
 
 
+def article(name: str) -> str:
+    """A name with the article that it is read with.
+
+    >>> article("Linear"), article("int")
+    ('a Linear', 'an int')
+    """
+    return f"{'an' if name[:1].lower() in set('aeiou') else 'a'} {name}"
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """Say which known names are nearest to a wrong one, or list some when none is near.
 

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from fanin.comparison.batches import as_tensor
 from fanin.comparison.objectives import prediction_of
 from fanin.comparison.randomness import seeded
-from fanin.errors import InputsError, MissingExtraError, compose, nearest
+from fanin.errors import InputsError, MissingExtraError, article, compose, nearest
 from fanin.models import blamed, imported
 from fanin.tracing.inputs import candidates
 
@@ -92,10 +92,12 @@ def loss_named(spec: str) -> Loss:
         needed = f"{', '.join(LOSSES)} or package.module:function"
         raise InputsError(compose(f"the loss {spec!r}", needed, nearest(spec, LOSSES), "cross-entropy"))
     with blamed(f"the loss {spec}, which fails when it is imported", "a function of the model's output"):
-        found: Loss = imported(spec)
+        found: Any = imported(spec)
     if not callable(found):
-        raise InputsError(compose(f"the loss {spec}, a {type(found).__name__}", "a function of the model's output"))
-    return found
+        given = f"the loss {spec}, {article(type(found).__name__)}"
+        raise InputsError(compose(given, "a function of the model's output"))
+    named: Loss = found
+    return named
 
 
 def _cross_entropy(output: Any) -> torch.Tensor:

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from fanin import tables
-from fanin.errors import PlanError, TraceError, compose, nearest
+from fanin.errors import PlanError, TraceError, article, compose, nearest
 from fanin.fans import Axes, Fans
 from fanin.fields import require_fields
 from fanin.schemes import Scheme
@@ -266,7 +266,8 @@ class Graph:
             for node in self.parameters
         ]
         traced = f"from a {self.source} run on {self.inputs}" if self.source != "modules" else "from module types"
-        footer = "\n".join((f"{len(self)} parameters, {traced}", *(f"note: {note}" for note in self.notes)))
+        head = f"{tables.counted(len(self), 'parameter')}, {traced}"
+        footer = "\n".join((head, *(f"note: {note}" for note in self.notes)))
         return tables.render(columns, rows, footer=footer)
 
 
@@ -307,7 +308,7 @@ def _block_text(name: str, activation: str | None) -> str:
 
 
 def _story(node: ParameterNode) -> str:
-    owner = f" of a {node.module_type}" if node.module_type else ""
+    owner = f" of {article(node.module_type)}" if node.module_type else ""
     parts = [f"{node.name} ({tables.shape_text(node.shape)}) is the {str(node.role).replace('_', ' ')}{owner}"]
     if node.is_weight:
         parts.append(f"with fans {_fans_text(node)}")

@@ -135,7 +135,7 @@ def _misfit(plan: Plan, problems: list[str]) -> PlanError:
     shown = "\n  ".join(problems[:SHOWN]) + more
     return PlanError(
         compose(
-            f"a plan of {len(plan)} rows that does not fit the model:\n  {shown}",
+            f"a plan of {tables.counted(len(plan), 'row')} that does not fit the model:\n  {shown}",
             "a row of the same name and shape for every parameter",
             "a plan is written whole or not at all",
             "plan = fanin.plan(model), and the edits on it",

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from fanin.comparison.randomness import seeded
-from fanin.errors import FaninError, InputsError, MissingExtraError, compose, nearest
+from fanin.errors import FaninError, InputsError, MissingExtraError, article, compose, nearest
 from fanin.tracing.names import named_parameters
 
 SMALL = {
@@ -251,7 +251,7 @@ def _factory(spec: str) -> Parts:
     if not isinstance(model, nn.Module):
         raise InputsError(
             compose(
-                f"{spec}, which gives a {type(model).__name__}",
+                f"{spec}, which gives {article(type(model).__name__)}",
                 "a function that returns an nn.Module, or a pair of one and its inputs",
             )
         )

@@ -11,7 +11,7 @@ from torch import nn
 
 from fanin import gains, parametrized, sharding
 from fanin.applying import apply
-from fanin.errors import RecipeError, compose
+from fanin.errors import RecipeError, article, compose
 from fanin.graph import WEIGHTS, Activation, Graph, ParameterNode, Role
 from fanin.plans import Plan
 from fanin.recipes import Recipe, resolve
@@ -53,7 +53,7 @@ def plan(
     name, function = resolve(recipe)
     decided: object = function(graph)
     if not isinstance(decided, Plan):
-        given = f"recipe {name!r}, which gives a {type(decided).__name__}"
+        given = f"recipe {name!r}, which gives {article(type(decided).__name__)}"
         raise RecipeError(compose(given, "a plan", instead="fanin.Plan.of(graph, name, lambda node: (scheme, reason))"))
     return sharding.note(parametrized.fit(decided, model), model)
 

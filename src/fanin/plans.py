@@ -162,7 +162,7 @@ class Plan:
             (role, label, str(len(rows)), f"{sum(math.prod(row.shape) for row in rows):,}")
             for (role, label), rows in groups.items()
         ]
-        return tables.render(columns, cells, footer=f"{len(self)} parameters by recipe {self.recipe}")
+        return tables.render(columns, cells, footer=f"{tables.counted(len(self), 'parameter')} by recipe {self.recipe}")
 
     def check(self, model: nn.Module) -> None:
         """Raise unless every row fits a parameter of the model and every parameter has a row; nothing is written.
@@ -230,7 +230,7 @@ class Plan:
             (row.name, tables.shape_text(row.shape), row.scheme.label, tables.number(row.std)) for row in self.rows
         ]
         notes = [f"{str(row.role).replace('_', ' ')}: {row.reason}" for row in self.rows]
-        footer = "\n".join((f"{len(self)} parameters by recipe {self.recipe}", *self.notes))
+        footer = "\n".join((f"{tables.counted(len(self), 'parameter')} by recipe {self.recipe}", *self.notes))
         return tables.render_annotated(columns, cells, notes, footer=footer)
 
 

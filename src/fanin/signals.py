@@ -194,7 +194,8 @@ class Signals:
 
     @property
     def _summary(self) -> str:
-        words = [f"{len(self.layers)} operations, {len(self.parameters)} parameters"]
+        operations = tables.counted(len(self.layers), "operation")
+        words = [f"{operations}, {tables.counted(len(self.parameters), 'parameter')}"]
         if self.inputs:
             words.append(f"on {self.inputs}")
         if self.loss is not None:

@@ -50,7 +50,7 @@ class Verification:
 
     def __str__(self) -> str:
         if self:
-            return f"{len(self.checks)} tensors are as planned"
+            return f"{tables.counted(len(self.checks), 'tensor')} {'is' if len(self.checks) == 1 else 'are'} as planned"
         columns = [
             tables.Column("tensor"),
             tables.Column("expected", right=True),

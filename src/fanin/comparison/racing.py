@@ -15,7 +15,7 @@ from fanin.comparison.objectives import CrossEntropy, LossFunction, MeanSquare, 
 from fanin.comparison.randomness import seeded
 from fanin.comparison.training import Optimizer, Training, optimizer_for
 from fanin.comparison.workers import CHILD, Failure, perform, usable_cores
-from fanin.errors import FaninError, InputsError, compose
+from fanin.errors import FaninError, InputsError, article, compose
 from fanin.planning import plan
 from fanin.plans import Plan
 from fanin.progress import track
@@ -185,7 +185,7 @@ def _plans(
     if not isinstance(model, nn.Module):
         raise InputsError(
             compose(
-                f"a build that returns a {type(model).__name__}",
+                f"a build that returns {article(type(model).__name__)}",
                 "a function that returns a new nn.Module",
                 "every run starts from a model of its own",
                 "fanin.compare(lambda: MyModel(), …)",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from fanin.errors import InputsError, compose
+from fanin.errors import InputsError, article, compose
 from fanin.tracing.capture import tensors_in as tensors_within
 
 Loss = Callable[[Any], torch.Tensor]
@@ -64,10 +64,11 @@ def _called(loss: Loss, output: Any) -> torch.Tensor:
         scalar = loss(output)
     except Exception as error:
         why = f"{type(error).__name__}: {error}"
-        given = f"a loss that fails on the model's output, a {type(output).__name__}"
+        given = f"a loss that fails on the model's output, {article(type(output).__name__)}"
         raise InputsError(compose(given, "a function of the output", why, "loss=lambda output: ...")) from error
     if not isinstance(scalar, torch.Tensor) or scalar.numel() != 1:
-        found = f"a {type(scalar).__name__}" if not isinstance(scalar, torch.Tensor) else f"shape {tuple(scalar.shape)}"
+        is_tensor = isinstance(scalar, torch.Tensor)
+        found = f"shape {tuple(scalar.shape)}" if is_tensor else article(type(scalar).__name__)
         raise InputsError(compose(f"a loss that returns {found}", "one number, as a tensor", instead="loss.mean()"))
     return scalar.reshape(())
 

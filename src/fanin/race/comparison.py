@@ -143,7 +143,8 @@ class Comparison:
         count = len(self.seeds)
         batch = f", batches of {self.batch_size}" if self.batch_size else ""
         lines = [
-            f"{self.steps} steps of {self.optimizer}{batch}; {len(self.lrs)} learning rates, each recipe at its best; "
+            f"{tables.counted(self.steps, 'step')} of {self.optimizer}{batch}; "
+            f"{tables.counted(len(self.lrs), 'learning rate')}, each recipe at its best; "
             f"median and range over {tables.counted(count, 'seed')}",
             "loss: mean training loss of the last tenth of the steps; "
             f"chance {loss_text(self.chance, self.chance)} is {self.chance_from}",

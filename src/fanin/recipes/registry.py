@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from fanin import tables
 from fanin.errors import RecipeError, compose, nearest
 from fanin.graph import Graph
 from fanin.plans import Plan
@@ -60,7 +61,7 @@ def resolve(recipe: Recipe) -> tuple[str, RecipeFunction]:
     if callable(other):
         return getattr(recipe, "__name__", "custom"), recipe
     if isinstance(other, Plan):
-        given, instead = f"a plan of {len(other)} rows for a recipe", "fanin.apply(plan, model)"
+        given, instead = f"a plan of {tables.counted(len(other), 'row')} for a recipe", "fanin.apply(plan, model)"
     else:
         given, instead = f"recipe {recipe!r}", 'recipe="auto"'
     raise RecipeError(compose(given, "a name, or a function from a graph to a plan", instead=instead))
