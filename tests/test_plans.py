@@ -118,6 +118,17 @@ def test_a_question_for_a_block_edits_only_the_block(plan: Plan) -> None:
     row = edited["attention.in_proj_weight"]
     assert isinstance(row.scheme, Packed)
     assert row.block_std == pytest.approx({"q": 0.0, "k": 0.25, "v": 0.25})
+    assert row.reason.startswith("q: start with even attention (before: ")
+    scaled = plan.scale("attention.*weight", 0.5, role="key")
+    assert scaled["attention.in_proj_weight"].reason.startswith("k: scaled by 0.5 (before: ")
+
+
+def test_questions_alone_can_choose(plan: Plan) -> None:
+    assert plan.replace(scheme=Zeros(), role="query") == plan.replace(None, Zeros(), role="query")
+    with pytest.raises(PlanError, match=r"(?s)no pattern and no question.*\*\.A_log.*role="):
+        plan.replace(scheme=Zeros())
+    with pytest.raises(PlanError, match=r"(?s)without a scheme.*scheme=Zeros"):
+        plan.replace("body.0.weight")
 
 
 def test_the_later_of_two_edits_wins_and_both_are_told(plan: Plan) -> None:
@@ -346,7 +357,7 @@ def test_plans_that_say_the_same_do_not_differ() -> None:
 def test_what_a_recipe_gives_has_to_be_a_plan(plan: Plan) -> None:
     with torch.random.fork_rng(devices=[]):
         model = nn.Linear(4, 4)
-    with pytest.raises(RecipeError, match="gives a int"):
+    with pytest.raises(RecipeError, match="gives an int"):
         fanin.plan(model, recipe=lambda graph: 5)  # type: ignore[arg-type, return-value]
     with pytest.raises(RecipeError, match=r"fanin\.apply\(plan, model\)"):
         fanin.plan(model, recipe=plan)  # type: ignore[arg-type]

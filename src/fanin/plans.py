@@ -80,12 +80,14 @@ class Plan:
         """What the plan knows of the model's parameters."""
         return Graph(tuple(row.node for row in self.rows), self.source, self.inputs, self.notes)
 
-    def replace(self, pattern: Pattern | None, scheme: Scheme, *, reason: str = "", **questions: Any) -> Plan:
+    def replace(
+        self, pattern: Pattern | None = None, scheme: Scheme | None = None, *, reason: str = "", **questions: Any
+    ) -> Plan:
         """Give every matching parameter another scheme.
 
         Args:
-            pattern: an exact name, a glob (``blocks.*.fc2.weight``), several, or a function of the node; None when
-                the questions alone choose.
+            pattern: an exact name, a glob (``blocks.*.fc2.weight``), several, or a function of the node; left out
+                when the questions alone choose: ``plan.replace(scheme=Zeros(), role="query")``.
             scheme: what they get. Where a question chooses a block of a packed weight, only that block changes.
             reason: why; it stands before the reason that it overrides.
             questions: fields that the node must have, such as ``role="query"`` or ``residual_last=True``.
@@ -94,11 +96,14 @@ class Plan:
             PlanError: nothing matches; the message names the nearest.
             SchemeError: ``scheme`` is none.
         """
+        if scheme is None:
+            raise PlanError(compose("plan.replace without a scheme", "one", instead="plan.replace(…, scheme=Zeros())"))
         require_scheme(scheme)
 
         def edit(row: Row, blocks: tuple[str, ...]) -> Row:
             chosen = self._for_blocks(row, blocks, lambda _: scheme) if blocks else scheme
-            return replace(row, scheme=chosen, reason=_over(reason or f"replaced by {scheme.label}", row.reason))
+            told = _of_blocks(reason or f"replaced by {scheme.label}", blocks)
+            return replace(row, scheme=chosen, reason=_over(told, row.reason))
 
         return self._edit(pattern, questions, edit)
 
@@ -121,7 +126,8 @@ class Plan:
                     scaled = row.scheme.scaled(factor)
             except FaninError as error:
                 raise PlanError(f"{row.name}: {error}") from None
-            return replace(row, scheme=scaled, reason=_over(reason or f"scaled by {factor:.4g}", row.reason))
+            told = _of_blocks(reason or f"scaled by {factor:.4g}", blocks)
+            return replace(row, scheme=scaled, reason=_over(told, row.reason))
 
         return self._edit(pattern, questions, edit)
 
@@ -232,6 +238,11 @@ class Plan:
         notes = [f"{str(row.role).replace('_', ' ')}: {row.reason}" for row in self.rows]
         footer = "\n".join((f"{tables.counted(len(self), 'parameter')} by recipe {self.recipe}", *self.notes))
         return tables.render_annotated(columns, cells, notes, footer=footer)
+
+
+def _of_blocks(reason: str, blocks: tuple[str, ...]) -> str:
+    """The reason, with the blocks that it speaks of where it is not of the whole parameter."""
+    return f"{', '.join(blocks)}: {reason}" if blocks else reason
 
 
 def _over(reason: str, earlier: str) -> str:

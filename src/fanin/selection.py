@@ -36,7 +36,7 @@ def select(nodes: Iterable[ParameterNode], pattern: Pattern | None, **questions:
     """
     candidates = list(nodes)
     if pattern is None and not questions:
-        raise PlanError(compose("no pattern and no question", "one of them", instead='plan.keep("*.A_log")'))
+        raise PlanError(compose("no pattern and no question", "one of them", instead='"*.A_log", or role="query"'))
     for field in questions:
         if field not in _QUESTIONS:
             raise PlanError(
