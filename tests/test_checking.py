@@ -285,6 +285,13 @@ def test_files_are_whole_or_untouched(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["page.html"]
 
 
+def test_a_directory_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as error, files.whole(tmp_path / "nodir" / "x.json"):
+        pass
+    assert f"the directory {tmp_path / 'nodir'} does not exist" in str(error.value)
+    assert ".part" not in str(error.value)
+
+
 class Terminal:
     """A standard error that says it is a terminal."""
 

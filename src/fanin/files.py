@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from fanin.errors import compose
+
 
 @contextmanager
 def whole(target: Path) -> Iterator[Path]:
@@ -19,6 +21,15 @@ def whole(target: Path) -> Iterator[Path]:
     ...     [path.name for path in Path(folder).iterdir()]
     ['notes.txt']
     """
+    if not target.absolute().parent.is_dir():
+        # Said here, for the system would name the scratch file, which nobody has heard of.
+        raise FileNotFoundError(
+            compose(
+                f"the file {target}: the directory {target.parent} does not exist",
+                "a directory that exists",
+                instead=f"mkdir -p {target.parent}",
+            )
+        )
     # The suffix stays, for writers that go by it; the process is named, for two may write the same target.
     scratch = target.with_name(f"{target.stem}.{os.getpid()}.part{target.suffix}")
     try:
