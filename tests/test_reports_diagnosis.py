@@ -249,8 +249,17 @@ def test_columns_without_anything_to_say_are_left_out(vanishing: Diagnosis) -> N
 
 def test_sections_name_the_parts() -> None:
     layers = synthetic(30).signals.layers
-    assert [(part.name, part.width) for part in sections(layers)[:2]] == [("blocks.0", 3), ("1", 3)]
+    assert [(part.name, part.path, part.width) for part in sections(layers)[:2]] == [
+        ("blocks.0", "blocks.0", 3),
+        ("1", "blocks.1", 3),
+    ]
     assert sections(layers[:3]) == []
+    deeper = [replace(layer, module=f"model.decoder.{layer.module}") for layer in layers]
+    assert [part.name for part in sections([replace(layers[0], module="model.embed"), *deeper])[:3]] == [
+        "embed",
+        "blocks.0",
+        "1",
+    ]
 
 
 # Theory
@@ -476,6 +485,27 @@ def test_nothing_sticks_out(opened: Callable[..., Any], vanishing: Diagnosis, wi
     tab = opened(vanishing, viewport={"width": width, "height": 800}, color_scheme=scheme)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     assert tab.locator("text=weights’ outputs").first.is_visible()
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_names_of_parts_do_not_overlap(opened: Callable[..., Any], width: int) -> None:
+    """A part of one layer beside parts of many is too narrow for its name, which is then left to its title."""
+    diagnosis = synthetic(100)
+    layers = tuple(
+        replace(layer, module=f"stem_{place}" if place < 4 else f"model.stages.{place // 32}")
+        for place, layer in enumerate(diagnosis.signals.layers)
+    )
+    tab = opened(
+        replace(diagnosis, findings=(), signals=replace(diagnosis.signals, layers=layers)),
+        viewport={"width": width, "height": 800},
+    )
+    shown = tab.locator(".sections span").evaluate_all(
+        """all => all.map(part => { const frame = part.getBoundingClientRect();
+        const name = part.firstElementChild.getBoundingClientRect();
+        return [part.title, name.top < frame.bottom, name.left >= frame.left && name.right <= frame.right] })"""
+    )
+    assert [title for title, visible, _ in shown if visible] == [f"model.stages.{stage}" for stage in range(4)]
+    assert all(within for _, visible, within in shown if visible)
 
 
 def test_a_thousand_layers_are_quick(opened: Callable[..., Any], vanishing: Diagnosis) -> None:

@@ -146,9 +146,16 @@ def heat_strip(column: Column) -> list[Stroke]:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Neighbouring layers of one part of the model."""
+    """Neighbouring layers of one part of the model.
+
+    Args:
+        name: in short, for what stands along the axis.
+        path: of the part.
+        width: how many layers.
+    """
 
     name: str
+    path: str
     width: int
 
 
@@ -169,7 +176,8 @@ def sections(layers: Sequence[LayerSignal]) -> list[Section]:
     if not 1 < len(found) <= min(MOST_SECTIONS, len(paths) / 2):
         return []
     return [
-        Section(_short(part, found[place - 1][0] if place else ()), width) for place, (part, width) in enumerate(found)
+        Section(_short(part, found[place - 1][0] if place else ()), ".".join(part), width)
+        for place, (part, width) in enumerate(found)
     ]
 
 
@@ -180,6 +188,8 @@ def _part(path: tuple[str, ...], shared: Counter[tuple[str, ...]], most: float) 
 
 
 def _short(part: tuple[str, ...], before: tuple[str, ...]) -> str:
-    """The name of a part; of a part that is counted on from the one before it, its number alone."""
-    counted = bool(before) and part[:-1] == before[:-1] and part[-1].isdigit() and before[-1].isdigit()
-    return part[-1] if counted else ".".join(part)
+    """The name of a part without its parents; of a part that is counted on from the one before it, its number alone."""
+    if not part[-1].isdigit():
+        return part[-1]
+    counted = bool(before) and part[:-1] == before[:-1] and before[-1].isdigit()
+    return part[-1] if counted else ".".join(part[-2:])
