@@ -8,6 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from fanin.comparison.randomness import seeded
+from fanin.examples import made_up_inputs
+from fanin.measuring import measure
 from fanin.tracing import trace
 from fanin.tracing.documented import Documented
 from fanin.tracing.inputs import describe
@@ -125,3 +128,15 @@ def test_masks_follow_their_images_and_become_numbers(error: str, wanted: str) -
 def test_a_call_that_lacks_arguments_never_began() -> None:
     assert not Failure("TypeError: forward() missing 2 required positional arguments: 'a' and 'b'").begun
     assert Failure("RuntimeError: sizes differ").begun
+
+
+def test_detectors_are_run_in_training_with_boxes_of_many_sizes() -> None:
+    detection = pytest.importorskip("torchvision").models.detection
+    with seeded(0):
+        model = detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3)
+    origin, inputs = next(made_up_inputs(model))
+    assert "boxes" in origin
+    signals = measure(model, inputs)
+    assert not signals.notes, "it runs as it trains"
+    reached = [parameter.name for parameter in signals.parameters if parameter.grad_rms]
+    assert len(reached) > 0.9 * len(signals.parameters), "at most a scale finds nothing of its size"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from fanin.comparison.objectives import prediction_of
 from fanin.comparison.randomness import seeded
 from fanin.errors import InputsError, MissingExtraError, article, compose, nearest
 from fanin.models import blamed, imported
-from fanin.tracing.inputs import candidates
+from fanin.tracing.inputs import candidates, training_calls
 
 Loss = Callable[[Any], torch.Tensor]
 
@@ -68,7 +68,7 @@ def made_up_inputs(model: nn.Module) -> Iterator[tuple[str, Any]]:
             return torch.randn(SAMPLES, *item.shape[1:], generator=generator)
         return item
 
-    for origin, call in islice(candidates(model), MOST_TRIES):
+    for origin, call in islice(chain(training_calls(model), candidates(model)), MOST_TRIES):
         args, kwargs = pytree.tree_map(realise, call)
         yield origin, kwargs or args
 

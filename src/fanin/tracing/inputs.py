@@ -132,15 +132,46 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, Call]]:
         yield "a guess from the first layer", call
 
 
+def training_calls(model: nn.Module) -> Iterator[tuple[str, Call]]:
+    """What a model takes in training alone: detectors of torchvision look at boxes, and return their losses."""
+    model = unwrap(model)
+    if type(model).__module__.startswith("torchvision.models.detection"):
+        targets = [_boxes(place) for place in range(BATCH)]
+        yield "torchvision's conventions, with boxes made up", ((_photographs(), targets), {})
+
+
 def image(*shape: int) -> torch.Tensor:
     """A batch of that shape; without data, for only its shape is read."""
     return torch.empty(BATCH, *shape, device="meta")
 
 
+_DETECTED = 64
+"""Height and width of the images that detectors look at, which enlarge them."""
+
+
+def _photographs() -> list[torch.Tensor]:
+    shape = (3, _DETECTED, _DETECTED)
+    return [torch.rand(shape, generator=torch.Generator().manual_seed(place)) for place in range(BATCH)]
+
+
+def _boxes(seed: int) -> dict[str, torch.Tensor]:
+    """Something to detect at many scales, for a scale at which there is nothing gets no gradient."""
+    generator = torch.Generator().manual_seed(seed)
+    sides = _DETECTED * torch.tensor([0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95])
+    corners = (_DETECTED - sides[:, None]) * torch.rand(len(sides), 2, generator=generator)
+    joints = corners[:, None] + sides[:, None, None] * torch.rand(len(sides), 17, 2, generator=generator)
+    return {
+        "boxes": torch.cat([corners, corners + sides[:, None]], dim=1),
+        "labels": torch.ones(len(sides), dtype=torch.int64),
+        "masks": torch.ones(len(sides), _DETECTED, _DETECTED, dtype=torch.uint8),
+        "keypoints": torch.cat([joints, torch.ones(len(sides), 17, 1)], dim=2),
+    }
+
+
 def _torchvision_calls(model: nn.Module) -> Iterator[Call]:
     module = type(model).__module__
     if "detection" in module:
-        yield ([torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(i)) for i in range(BATCH)],), {}
+        yield (_photographs(),), {}
     elif "video" in module:
         for frames, size in ((16, 112), (16, 224)):
             yield (image(3, frames, size, size),), {}
