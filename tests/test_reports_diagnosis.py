@@ -222,6 +222,19 @@ def test_every_layer_has_a_mark(vanishing: Diagnosis) -> None:
     assert profile_chart("name", "title", layers, [None] * len(layers), {}, {}) is None
 
 
+def test_what_differs_between_inputs_is_drawn_where_it_is_not_all(vanishing: Diagnosis) -> None:
+    layers = vanishing.signals.layers
+    sizes = [layer.rms for layer in layers]
+    chart = profile_chart("name", "title", layers, sizes, {}, {}, [layer.varying for layer in layers])
+    assert chart is not None
+    assert chart.parted, "the biases stay while the signal vanishes"
+    (drawn,) = (stroke for stroke in chart.strokes if stroke.name == "differing")
+    assert drawn.path.count("L") == sum(layer.kind == Kind.WEIGHT for layer in layers) - 1
+    whole = profile_chart("name", "title", layers, sizes, {}, {}, sizes)
+    assert whole is not None
+    assert not whole.parted
+
+
 def test_zeros_lie_on_the_lower_edge_and_are_counted(vanishing: Diagnosis) -> None:
     layers = vanishing.signals.layers[:3]
     chart = profile_chart("name", "title", layers, [1.0, 0.0, 0.1], {}, {})

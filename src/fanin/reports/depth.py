@@ -42,6 +42,7 @@ class Chart:
         strokes: grid, lines, marks; in the order of drawing.
         zeros: how many layers are exactly 0, and lie on the lower edge.
         predicted: a prediction is among the strokes.
+        parted: so is what differs between inputs, which is less than the whole somewhere.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Chart:
     strokes: tuple[Stroke, ...]
     zeros: int
     predicted: bool
+    parted: bool
 
     def has(self, mark: str) -> bool:
         """Whether layers of this kind are marked."""
@@ -63,6 +65,7 @@ def profile_chart(
     values: Sequence[float | None],
     predicted: dict[int, float],
     marked: dict[str, set[int]],
+    varying: Sequence[float | None] = (),
 ) -> Chart | None:
     """One number a layer on a logarithmic axis; None where no layer has it.
 
@@ -72,8 +75,11 @@ def profile_chart(
         values: one a layer; None where there is none, 0 on the lower edge.
         predicted: by layer, what theory says.
         marked: severity → the layers that findings concern.
+        varying: of the values, the part that differs between inputs; drawn where it is half of one at most.
     """
-    known = [value for value in (*values, *predicted.values()) if value]
+    parted = any(part is not None and value and part < value / 2 for part, value in zip(varying, values, strict=False))
+    parts = list(varying) if parted else []
+    known = [value for value in (*values, *predicted.values(), *parts) if value]
     if not known:
         return None
     scale = log_scale(known)
@@ -82,6 +88,8 @@ def profile_chart(
     strokes += [Stroke(f"ring {severity}", marks(at, sorted(found))) for severity, found in marked.items()]
     carriers = [place for place, layer in enumerate(layers) if layer.kind in CARRIERS]
     strokes += [Stroke("stream", line(at, stream)) for stream in _streams(layers)]
+    differing = {place: _high(scale, part) for place, part in enumerate(parts) if part}
+    strokes.append(Stroke("differing", line(differing, carriers)))
     strokes.append(Stroke("carried", line(at, [place for place in carriers if values[place]])))
     summed = [place for place, layer in enumerate(layers) if layer.stream is not None]
     others = sorted(set(range(len(layers))) - {*carriers, *summed})
@@ -90,7 +98,7 @@ def profile_chart(
     strokes.append(Stroke("predicted", line({i: _high(scale, v) for i, v in predicted.items() if v}, predicted)))
     ticks = tuple((100 * (1 - scale.share(value)), words) for value, words in scale.ticks)
     zeros = sum(value == 0 for value in values)
-    return Chart(name, title, ticks, tuple(s for s in strokes if s.path), zeros, bool(predicted))
+    return Chart(name, title, ticks, tuple(s for s in strokes if s.path), zeros, bool(predicted), parted)
 
 
 def marks(at: dict[int, int], chosen: Iterable[int]) -> str:

@@ -114,13 +114,11 @@ def _charts(places: Places, prediction: Prediction | None) -> list[Chart]:
     forward = placed(prediction.rms) if prediction else {}
     backward = placed(prediction.gradients) if prediction else {}
     layers, marked = places.layers, places.marked
+    sizes, gradients = [layer.rms for layer in layers], [layer.grad_rms for layer in layers]
+    varying = [layer.varying for layer in layers]
     drawn = [
-        profile_chart(
-            "forward", "Activations: RMS of each output", layers, [one.rms for one in layers], forward, marked
-        ),
-        profile_chart(
-            "backward", "Gradients: RMS at each output", layers, [one.grad_rms for one in layers], backward, marked
-        ),
+        profile_chart("forward", "Activations: RMS of each output", layers, sizes, forward, marked, varying),
+        profile_chart("backward", "Gradients: RMS at each output", layers, gradients, backward, marked),
     ]
     return [chart for chart in drawn if chart is not None]
 
