@@ -388,7 +388,7 @@ def test_an_einsum_of_three_factors_has_true_fans() -> None:
     assert (node.fans.fan_in, node.fans.fan_out) == (32, 5)
 
 
-def test_a_model_that_differentiates_on_its_way_is_taken_by_its_modules() -> None:
+def test_a_model_that_differentiates_on_its_way_is_traced() -> None:
     class Force(nn.Module):
         """A force: the slope of an energy."""
 
@@ -398,10 +398,10 @@ def test_a_model_that_differentiates_on_its_way_is_taken_by_its_modules() -> Non
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             x = x.clone().requires_grad_()
-            (slope,) = torch.autograd.grad(self.energy(x).sum(), x, create_graph=True)
+            (slope,) = torch.autograd.grad(self.energy(x).tanh().sum(), x, create_graph=True)
             return slope
 
     with torch.random.fork_rng(devices=[]):
         graph = trace(Force(), torch.zeros(2, 3))
-    assert graph.source == "modules"
-    assert graph["energy.0.weight"].activation == "tanh"
+    assert graph.source == "fake"
+    assert [graph[f"energy.{place}.weight"].activation for place in (0, 2)] == ["tanh", "tanh"]

@@ -86,8 +86,10 @@ class LayerSignal(Observation):
         mean: of all values.
         rms: root mean square of all values.
         max: the largest absolute value.
-        offset: RMS over units of each unit's mean; near ``rms`` when the output hardly depends on the input.
-        varying: RMS of what is left when each unit's mean is taken away: what differs from input to input.
+        offset: RMS over units of each unit's mean; near ``rms`` when the output hardly depends on the input. None where
+            only one vector was seen.
+        varying: RMS of what is left when each unit's mean is taken away: what differs from input to input;
+            None with ``offset``.
         spread: standard deviation over units of each unit's RMS, over the mean of the units' RMS.
         zero: the share of values that are exactly 0.
         saturated: the share where the activation's slope is below a twentieth of its largest; None unless its range

@@ -227,8 +227,9 @@ class Watch(TorchFunctionMode):
             rms=scale.rms,
             max=scale.max,
             non_finite=scale.non_finite,
-            offset=units.offset * scale.rms,
-            varying=units.varying * scale.rms,
+            # One vector alone differs from no other, and this says nothing of the layer.
+            offset=units.offset * scale.rms if units.seen > 1 else None,
+            varying=units.varying * scale.rms if units.seen > 1 else None,
             spread=units.spread,
             zero=units.zero,
             saturated=units.saturated,

@@ -239,6 +239,18 @@ class Recorder(compatibility.DispatchMode):
         for index, value in enumerate(outputs):
             value.producer, value.output_index = operation, index
 
+    def differentiated(self, outputs: Any, inputs: Any) -> tuple[torch.Tensor, ...]:
+        """What ``torch.autograd.grad`` would give: of the inputs' shapes, and made of both. The run keeps no gradients.
+
+        Zeros, for a real run has to have some numbers; nothing that is recorded depends on them.
+        """
+        made = []
+        for given in tensors_in([inputs]):
+            arguments = {"outputs": self._values_in(list(tensors_in([outputs]))), "inputs": self.read(given)}
+            made.append(torch.zeros_like(given))
+            self._record(None, "autograd_grad", arguments, made[-1], [made[-1]], None)
+        return tuple(made)
+
     def _higher_order(self, func: Any, args: Any, kwargs: Any) -> Any:
         """`cond` runs both branches; `flex_attention` is an attention; others are one opaque operation."""
         name = getattr(func, "__name__", None) or str(func)

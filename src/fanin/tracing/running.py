@@ -8,11 +8,29 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from fanin.tracing import compatibility
 from fanin.tracing.capture import Recorder, tensors_in
 from fanin.tracing.isolation import Isolated
 from fanin.tracing.records import Call, Run
+
+
+class Differentiation(TorchFunctionMode):
+    """Lets the recorder answer for ``torch.autograd.grad``, which models of physics call in their forward."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not torch.autograd.grad:
+            return func(*args, **kwargs)
+        named = dict(zip(("outputs", "inputs"), args, strict=False)) | kwargs
+        return self._recorder.differentiated(named["outputs"], named["inputs"])
 
 
 def run_model(
@@ -23,6 +41,7 @@ def run_model(
     *,
     mode: Any = None,
     training: bool = False,
+    differentiates: bool = False,
 ) -> Run:
     """Run an isolated copy once, recording.
 
@@ -33,6 +52,7 @@ def run_model(
         run: what is filled.
         mode: the fake mode, or None to compute.
         training: whether the copy runs as in training.
+        differentiates: whether the model asks for gradients on its way, of which a recorded run has none.
     """
     recorder = Recorder(run, mode, guess=run.source == "optimistic")
     for original, stand_in in isolated.parameters:
@@ -51,6 +71,8 @@ def run_model(
         kwargs = {key: _prepare(item, recorder, mode) for key, item in inputs[1].items()}
         stack.enter_context(recorder)
         stack.enter_context(torch.inference_mode())
+        if differentiates:
+            stack.enter_context(Differentiation(recorder))
         output = isolated.model(*args, **kwargs)
     for tensor in tensors_in(output):
         run.outputs.add(recorder.read(tensor).id)

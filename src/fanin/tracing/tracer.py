@@ -35,6 +35,8 @@ _ONE_AT_A_TIME = threading.RLock()
 """Flags of torch and global random states, which a run sets back, belong to all threads."""
 
 _LARGEST_MATERIALISED = 50_000_000
+_NO_GRADIENT = "does not require grad"
+"""What torch says where a model asks for a gradient in its forward, and a recorded run keeps none."""
 _UNTRIED = "the model could not be run without data"
 
 
@@ -44,6 +46,7 @@ class _Attempt:
 
     source: str
     training: bool = False
+    differentiates: bool = False
 
 
 def trace(model: nn.Module, inputs: Inputs = None) -> Graph:
@@ -138,6 +141,8 @@ def _trace_call(
             notes.append("a real run was not tried: the model is on the meta device and large")
             break
         result = _attempt(model, base, call, _Attempt(source))
+        if isinstance(result, Failure) and _NO_GRADIENT in result.text:
+            result = _attempt(model, base, call, _Attempt(source, differentiates=True))
         if isinstance(result, Graph):
             graph = _with_training(model, base, call, result)
             return replace(graph, notes=(*notes, *graph.notes)), failure
@@ -157,7 +162,9 @@ def _attempt(model: nn.Module, base: Graph, call: Call, attempt: _Attempt) -> Gr
             else:
                 mode = compatibility.fake_mode()
                 isolated = fake_copy(model, mode)
-            run_model(isolated, names, call, run, mode=mode, training=attempt.training)
+            run_model(
+                isolated, names, call, run, mode=mode, training=attempt.training, differentiates=attempt.differentiates
+            )
             return Assembler(Walker(run), base).graph()
     except Exception as error:  # a model may raise anything; the next way of running it is tried
         return failure_of(error, len(run.operations))

@@ -149,6 +149,9 @@ class Walker:
             yield from self._product(operation, value, passage, through_products)
         elif target in RULES or target in MOVES or target in POOLS or target in LINEAR_MAPS:
             yield from self._carry(operation, value, passage)
+        elif target == "autograd_grad":  # a potential of which only the force is returned ends the model too
+            if operation.of("inputs") is not value:
+                yield Terminal("output", "output", LAST, passage)
         elif any(is_activation(output) for output in operation.outputs):
             yield Terminal("opaque", target, index, passage)
 

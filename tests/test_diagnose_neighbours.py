@@ -1,0 +1,126 @@
+"""Faults, and the healthy models that stand beside them, in pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fanin
+from fanin.comparison.workers import one_thread
+from fanin.diagnoses import Diagnosis, Severity
+
+
+class Case(NamedTuple):
+    model: nn.Module
+    inputs: Any
+    loss: Callable[[Any], Tensor] | None = None
+
+
+Build = Callable[[], Case]
+
+
+class Physics(nn.Module):
+    """A network that is to solve ``u' = -u`` with ``u(0) = 1``: it differentiates itself on its way."""
+
+    def __init__(self, depth: int, gain: float) -> None:
+        super().__init__()
+        layers = [nn.Linear(a, b) for a, b in pairwise([1, *[32] * depth])]
+        self.layers, self.head = nn.ModuleList(layers), nn.Linear(32, 1)
+        for layer in layers:
+            nn.init.xavier_normal_(layer.weight, gain)
+
+    def solution(self, t: Tensor) -> Tensor:
+        for layer in self.layers:
+            t = layer(t).tanh()
+        result: Tensor = self.head(t)
+        return result
+
+    def forward(self, t: Tensor) -> Tensor:
+        t.requires_grad_()
+        u = self.solution(t)
+        (slope,) = torch.autograd.grad(u.sum(), t, create_graph=True)
+        return (slope + u).square().mean() + (self.solution(torch.zeros(1, 1)) - 1).square().mean()
+
+
+def itself(output: Tensor) -> Tensor:
+    return output
+
+
+PAIRS: list[tuple[str, str, str, Build, Build]] = [
+    (
+        "a network that differentiates itself",
+        "F301",
+        "head",
+        lambda: Case(Physics(8, 0.3), torch.rand(64, 1), itself),
+        lambda: Case(Physics(2, 1.0), torch.rand(64, 1), itself),
+    ),
+]
+"""What it is, the code, where, the fault, and its healthy neighbour."""
+
+
+def judged(build: Build) -> tuple[Case, Diagnosis]:
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        case = build()
+        return case, fanin.diagnose(case.model, case.inputs, loss=case.loss)
+
+
+def serious(diagnosis: Diagnosis) -> list[str]:
+    return [str(finding) for finding in diagnosis.findings if finding.severity is not Severity.NOTE]
+
+
+@pytest.mark.parametrize(("code", "place", "build"), [pair[1:4] for pair in PAIRS], ids=[pair[0] for pair in PAIRS])
+def test_the_fault_is_found_where_it_is(code: str, place: str, build: Build) -> None:
+    _, diagnosis = judged(build)
+    places = [
+        where
+        for finding in diagnosis.findings
+        if finding.code == code and finding.severity is not Severity.NOTE
+        for where in (finding.place, *finding.places)
+    ]
+    assert any(where.startswith(place) for where in places), diagnosis
+
+
+@pytest.mark.parametrize("build", [pair[4] for pair in PAIRS], ids=[pair[0] for pair in PAIRS])
+def test_its_neighbour_is_healthy(build: Build) -> None:
+    _, diagnosis = judged(build)
+    assert not serious(diagnosis)
+
+
+def test_a_model_that_differentiates_itself_is_traced() -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = Physics(2, 1.0)
+    graph = fanin.trace(model, torch.rand(8, 1))
+    assert graph.source == "fake"
+    assert [graph[f"layers.{i}.weight"].activation for i in range(2)] == ["tanh", "tanh"]
+
+
+def test_a_potential_of_which_only_the_force_is_returned_ends_the_model() -> None:
+    class Force(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 16), nn.Linear(16, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            energy = self.last(self.first(x.requires_grad_()).tanh()).sum()
+            return -torch.autograd.grad(energy, x, create_graph=True)[0]
+
+    with torch.random.fork_rng(devices=[]):
+        model = Force()
+    graph = fanin.trace(model, torch.rand(8, 3))
+    assert graph["last.weight"].output
+    assert not graph["first.weight"].output
+
+
+def test_one_vector_alone_says_nothing_of_what_differs() -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Linear(4, 8)
+    alone, two = (fanin.measure(model, torch.rand(count, 4)).layers[0] for count in (1, 2))
+    assert alone.varying is None
+    assert alone.offset is None
+    assert two.varying is not None
