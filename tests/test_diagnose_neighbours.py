@@ -47,6 +47,26 @@ class Physics(nn.Module):
         return (slope + u).square().mean() + (self.solution(torch.zeros(1, 1)) - 1).square().mean()
 
 
+class Latents(nn.Module):
+    """A Perceiver: learned latents look at a set, and are averaged."""
+
+    def __init__(self, std: float, *, positions: bool = False, alike: bool = True) -> None:
+        super().__init__()
+        one = torch.randn(32).expand(6, 32) if alike else torch.randn(6, 32)
+        self.latents = nn.Parameter(one * std)
+        self.positions = nn.Parameter(torch.randn(6, 32) * 0.02) if positions else None
+        self.embed, self.look = nn.Linear(8, 32), nn.MultiheadAttention(32, 4, batch_first=True)
+        self.norm, self.inner, self.outer, self.head = nn.LayerNorm(32), *map(nn.Linear, (32, 64, 32), (64, 32, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        latents = self.latents if self.positions is None else self.latents + self.positions
+        latents, x = latents.expand(len(x), -1, -1), self.embed(x)
+        latents = latents + self.look(latents, x, x)[0]
+        latents = latents + self.outer(self.inner(self.norm(latents)).relu())
+        result: Tensor = self.head(latents.mean(1))
+        return result
+
+
 def itself(output: Tensor) -> Tensor:
     return output
 
@@ -55,9 +75,23 @@ PAIRS: list[tuple[str, str, str, Build, Build]] = [
     (
         "a network that differentiates itself",
         "F301",
-        "head",
+        "layers",
         lambda: Case(Physics(8, 0.3), torch.rand(64, 1), itself),
         lambda: Case(Physics(2, 1.0), torch.rand(64, 1), itself),
+    ),
+    (
+        "latents that are one",
+        "F101",
+        "latents",
+        lambda: Case(Latents(0.02), torch.randn(8, 20, 8)),
+        lambda: Case(Latents(0.02, positions=True), torch.randn(8, 20, 8)),
+    ),
+    (
+        "latents of zeros",
+        "F101",
+        "latents",
+        lambda: Case(Latents(0.0), torch.randn(8, 20, 8)),
+        lambda: Case(Latents(0.02, alike=False), torch.randn(8, 20, 8)),
     ),
 ]
 """What it is, the code, where, the fault, and its healthy neighbour."""
@@ -90,6 +124,18 @@ def test_the_fault_is_found_where_it_is(code: str, place: str, build: Build) -> 
 def test_its_neighbour_is_healthy(build: Build) -> None:
     _, diagnosis = judged(build)
     assert not serious(diagnosis)
+
+
+MENDED = PAIRS
+"""What a plan can mend."""
+
+
+@pytest.mark.parametrize(("code", "build"), [(pair[1], pair[3]) for pair in MENDED], ids=[pair[0] for pair in MENDED])
+def test_what_a_plan_can_mend_it_mends(code: str, build: Build) -> None:
+    case, diagnosis = judged(build)
+    with one_thread():
+        fanin.apply(diagnosis.fix(), case.model, seed=0)
+        assert code not in fanin.diagnose(case.model, case.inputs, loss=case.loss).codes
 
 
 def test_a_model_that_differentiates_itself_is_traced() -> None:

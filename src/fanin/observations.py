@@ -196,6 +196,8 @@ class ParameterSignal(Observation):
         effective_std: of the weight that the layer computed with, where a parametrization makes it from this one.
         duplicate_rows: the share of rows (output units) that equal an earlier row bit for bit; over all experts.
         duplicate_columns: the share of columns (input units) that equal an earlier column.
+        equal_vectors: whether the vectors along the last axis are all the same along the axis before it, bit for bit:
+            the tokens of a set, the rows of a matrix.
         duplicate_slices: the share of slices along the batch axis (experts, heads) that equal an earlier one.
         repeats: the largest k such that the tensor is the same block k times along its first axis; 1 if there is none.
         blocks: mean and standard deviation of each named block.
@@ -210,6 +212,8 @@ class ParameterSignal(Observation):
         grad_zero: the share of it that is exactly 0.
         grad_non_finite: the share of it that is infinite or not a number.
         grad_duplicate_rows: as ``duplicate_rows``, of the gradient: rows that equal each other in both stay equal.
+        grad_equal_vectors: as ``equal_vectors``, of the gradient, to within the rounding of its sums: what is equal in
+            both stays equal. False where it is zero.
     """
 
     name: str
@@ -228,6 +232,7 @@ class ParameterSignal(Observation):
     effective_std: float | None = None
     duplicate_rows: float = 0.0
     duplicate_columns: float = 0.0
+    equal_vectors: bool = False
     duplicate_slices: float = 0.0
     repeats: int = 1
     blocks: tuple[BlockSignal, ...] = ()
@@ -240,6 +245,7 @@ class ParameterSignal(Observation):
     grad_zero: float | None = None
     grad_non_finite: float = 0.0
     grad_duplicate_rows: float = 0.0
+    grad_equal_vectors: bool = False
 
     @property
     def constant(self) -> bool:

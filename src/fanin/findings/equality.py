@@ -8,8 +8,11 @@ from fanin.diagnoses import Finding, Severity
 from fanin.findings.evidence import DRAWN, FORMING, Evidence
 from fanin.findings.garbage import zero_rows
 from fanin.findings.registry import finding, register
-from fanin.graph import ParameterNode
+from fanin.graph import ParameterNode, Role
 from fanin.observations import ParameterSignal
+
+TOKENS = frozenset({Role.TOKEN, Role.POSITION, Role.OTHER})
+"""The roles of learned vectors that are put in whole, as a set; a bias of one number an axis is none."""
 
 
 @register(
@@ -17,12 +20,15 @@ from fanin.observations import ParameterSignal
     "units that are equal",
     why="units with equal weights compute the same, so that a wide layer is worth one unit until something tells them "
     "apart",
-    threshold="any two rows or columns equal in every bit, which random draws never are; an error from half of them on",
+    threshold="any two rows or columns equal in every bit, which random draws never are; an error from half of them "
+    "on. Learned tokens (latents, queries, prompts) only where their gradients are all the same too: where positions "
+    "or targets tell them apart, they may start alike",
     remedy="draw every weight at random",
     source="classic: symmetry breaking (Rumelhart et al. 1986)",
 )
 def equal_units(evidence: Evidence) -> Iterator[Finding]:
     """Rows or columns that repeat."""
+    yield from _equal_tokens(evidence)
     for node, signal in evidence.drawn():
         if not signal.rms or signal.non_finite or signal.repeats > 1 or zero_rows(node, signal):
             continue
@@ -39,6 +45,14 @@ def equal_units(evidence: Evidence) -> Iterator[Finding]:
             words += "; their gradients are equal too, so they stay equal"
         severity = Severity.ERROR if share >= 0.5 or signal.constant else Severity.WARNING
         yield finding("F101", severity, node.name, words, edits=evidence.redraw(node.name))
+
+
+def _equal_tokens(evidence: Evidence) -> Iterator[Finding]:
+    """Learned tokens that are all one vector, and that no gradient will ever tell apart."""
+    for node, signal in evidence.parameters():
+        if node.role in TOKENS and signal.equal_vectors and signal.grad_equal_vectors and not signal.non_finite:
+            seen = f"its {node.shape[-2]} vectors are one, and so are their gradients: they stay equal"
+            yield finding("F101", Severity.ERROR, node.name, seen, edits=evidence.redraw(node.name))
 
 
 def _zero_blocks(node: ParameterNode, signal: ParameterSignal) -> float:

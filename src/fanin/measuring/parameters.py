@@ -62,6 +62,7 @@ def observe(entry: NamedParameter, node: ParameterNode) -> ParameterSignal:
         subnormal=_subnormal(finite, values.dtype),
         duplicate_rows=_duplicates(values, axes, axes.out_axis),
         duplicate_columns=_duplicates(values, axes, axes.in_axis),
+        equal_vectors=_is_one_vector(values, 0.0),
         duplicate_slices=duplicate_share(values, axes.batch_axis) if axes.batch_axis else 0.0,
         repeats=_repeats(values, stacked=0 in axes.out_axis[:1] and len(axes.out_axis) > 1),
         blocks=_blocks(values, axes),
@@ -154,6 +155,17 @@ def _confirmed(vectors: torch.Tensor, keys: torch.Tensor) -> int:
     return int((vectors[order[later]] == vectors[leaders[later]]).all(1).sum())
 
 
+def _is_one_vector(values: torch.Tensor, tolerance: float) -> bool:
+    """Whether the vectors along the last axis are the same along the axis before it, beside the largest of them."""
+    if values.ndim < 2 or values.shape[-2] < 2 or values.shape[-1] < 2:
+        return False
+    first = values.narrow(-2, 0, 1)
+    if not tolerance:
+        # Of large matrices, which are never equal, two rows tell.
+        return torch.equal(values.narrow(-2, 1, 1), first) and bool((values == first).all())
+    return float((values - first).abs().max()) <= tolerance * float(values.abs().max())
+
+
 def _repeats(values: torch.Tensor, *, stacked: bool) -> int:
     """How often one block fills the tensor along its first axis; 1 for a constant tensor, which repeats trivially.
 
@@ -203,6 +215,10 @@ def observe_gradient(gradient: torch.Tensor, axes: Axes) -> dict[str, Any]:
         "grad_max": scale.max,
         "grad_zero": 1 - share**2 * (1 - zero_share(values)),
         "grad_non_finite": scale.non_finite,
+        # Sums over a batch round otherwise for each row: by √ε at most, of as many terms as ε leaves exact.
+        "grad_equal_vectors": same
+        and scale.max > 0
+        and _is_one_vector(values, math.sqrt(torch.finfo(values.dtype).eps)),
         "grad_duplicate_rows": _duplicates(values, axes, axes.out_axis) if same and scale.max else 0.0,
     }
 
