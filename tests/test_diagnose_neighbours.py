@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -9,10 +10,14 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 import fanin
 from fanin.comparison.workers import one_thread
 from fanin.diagnoses import Diagnosis, Severity
+from fanin.fans import Fans
+from fanin.measuring.attention import entropy_of_scores
+from fanin.schemes import Packed
 
 
 class Case(NamedTuple):
@@ -67,6 +72,56 @@ class Latents(nn.Module):
         return result
 
 
+class Written(nn.Module):
+    """Attention written by hand, of one head, for sequences with or without a batch."""
+
+    def __init__(self, factor: float, *, packed: bool = False) -> None:
+        super().__init__()
+        self.factor, self.packed = factor, packed
+        self.embed, self.norm, self.head = nn.Linear(8, 64), nn.LayerNorm(64), nn.Linear(64, 4)
+        self.qkv = nn.Linear(64, 192) if packed else nn.ModuleList(nn.Linear(64, 64) for _ in range(3))
+        for part in (self.qkv,) if packed else self.qkv:
+            nn.init.normal_(part.weight, std=1 / 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.embed(x))
+        q, k, v = self.qkv(x).chunk(3, -1) if self.packed else (part(x) for part in self.qkv)
+        result: Tensor = self.head(x + (q @ k.transpose(-1, -2) * self.factor).softmax(-1) @ v)
+        return result
+
+
+class Cosines(nn.Module):
+    """Attention by cosines times a learned scale, or its exponential."""
+
+    def __init__(self, scale: float, *, logarithm: bool) -> None:
+        super().__init__()
+        self.embed, self.query, self.key = nn.Linear(8, 64), nn.Linear(64, 64), nn.Linear(64, 64)
+        self.scale = nn.Parameter(torch.full((1,), math.log(scale) if logarithm else scale))
+        self.logarithm = logarithm
+        self.head = nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        q, k = (functional.normalize(part(x), dim=-1) for part in (self.query, self.key))
+        scale = self.scale.exp() if self.logarithm else self.scale
+        result: Tensor = self.head(x + (q @ k.transpose(-1, -2) * scale).softmax(-1) @ x)
+        return result
+
+
+class Pooled(nn.Module):
+    """Places weighed by a softmax over one number each."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.embed, self.score, self.head = nn.Linear(8, 64), nn.Linear(64, 1), nn.Linear(64, 4)
+        nn.init.normal_(self.score.weight, std=gain / 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).relu()
+        result: Tensor = self.head((self.score(x).softmax(1) * x).sum(1))
+        return result
+
+
 def itself(output: Tensor) -> Tensor:
     return output
 
@@ -92,6 +147,41 @@ PAIRS: list[tuple[str, str, str, Build, Build]] = [
         "latents",
         lambda: Case(Latents(0.0), torch.randn(8, 20, 8)),
         lambda: Case(Latents(0.02, alike=False), torch.randn(8, 20, 8)),
+    ),
+    (
+        "scores that nothing divides, without a batch",
+        "F308",
+        "softmax",
+        lambda: Case(Written(1.0), torch.randn(24, 8)),
+        lambda: Case(Written(1 / 8), torch.randn(24, 8)),
+    ),
+    (
+        "packed scores that nothing divides",
+        "F308",
+        "softmax",
+        lambda: Case(Written(1.0, packed=True), torch.randn(6, 24, 8)),
+        lambda: Case(Written(1 / 8, packed=True), torch.randn(6, 24, 8)),
+    ),
+    (
+        "a learned scale of cosines",
+        "F308",
+        "softmax",
+        lambda: Case(Cosines(200.0, logarithm=False), torch.randn(6, 24, 8)),
+        lambda: Case(Cosines(10.0, logarithm=False), torch.randn(6, 24, 8)),
+    ),
+    (
+        "the logarithm of a scale of cosines",
+        "F308",
+        "softmax",
+        lambda: Case(Cosines(200.0, logarithm=True), torch.randn(24, 8)),
+        lambda: Case(Cosines(10.0, logarithm=True), torch.randn(24, 8)),
+    ),
+    (
+        "places weighed by one number",
+        "F308",
+        "softmax",
+        lambda: Case(Pooled(30.0), torch.randn(6, 24, 8)),
+        lambda: Case(Pooled(1.0), torch.randn(6, 24, 8)),
     ),
 ]
 """What it is, the code, where, the fault, and its healthy neighbour."""
@@ -170,3 +260,28 @@ def test_one_vector_alone_says_nothing_of_what_differs() -> None:
     assert alone.varying is None
     assert alone.offset is None
     assert two.varying is not None
+
+
+def test_scores_that_nothing_divides_are_made_smaller_by_their_queries_alone() -> None:
+    _, diagnosis = judged(lambda: Case(Written(1.0, packed=True), torch.randn(6, 24, 8)))
+    (edit,) = (edit for finding in diagnosis.of("F308") for edit in finding.edits)
+    assert isinstance(edit.scheme, Packed)
+    q, k, v = (edit.scheme.part(block).expected(Fans(64, 64)).std for block in "qkv")
+    assert k == v
+    assert q < k / 4
+
+
+def test_a_softmax_over_classes_is_no_attention() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 5), nn.Softmax(-1))
+        nn.init.normal_(model[2].weight, std=10.0)
+        layer = fanin.measure(model, torch.randn(24, 8)).layer("3")
+    assert layer.entropy is None
+
+
+def test_the_spread_of_scores_leaves_out_what_is_masked() -> None:
+    scores = torch.tensor([[1.0, 3.0, -1e9], [2.0, 2.0, 2.0]])
+    found = entropy_of_scores(scores)
+    assert found is not None
+    assert found.score_std == pytest.approx(math.sqrt(0.5))

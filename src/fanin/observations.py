@@ -105,6 +105,7 @@ class LayerSignal(Observation):
             one-hot.
         entropy_low, entropy_high: the same for the head with the lowest and the highest.
         keys: how many keys a query sees, on average.
+        score_std: the standard deviation of a query's scores over the keys that it sees, RMS over queries.
         stream: which residual stream the sum belongs to, from 0; None unless it closes a branch.
         stream_depth: how many branches were added into that stream, this one included.
         branch_rms: of the branch that is added.
@@ -144,6 +145,7 @@ class LayerSignal(Observation):
     entropy_low: float | None = None
     entropy_high: float | None = None
     keys: float | None = None
+    score_std: float | None = None
     stream: int | None = None
     stream_depth: int = 0
     branch_rms: float | None = None

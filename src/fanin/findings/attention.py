@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import replace
 
-from fanin.diagnoses import Finding, Severity
-from fanin.findings.evidence import Evidence
+from fanin.diagnoses import Edit, Finding, Severity
+from fanin.findings.evidence import Evidence, weight_rms
 from fanin.findings.registry import finding, register
+from fanin.graph import ParameterNode, Role
 from fanin.observations import Kind, LayerSignal
+from fanin.schemes import Constant, Packed, Scheme
 
 SHARP = 1 / 3
 """Of the entropy of looking everywhere alike: the cube root of the keys is left. The variance of the scores is then
 two thirds of that at which the softmax of normal scores freezes onto single keys, 2 ln keys (Derrida 1981)."""
 ONE_HOT = 0.2
 FEW_KEYS = 4
+ROOM = 1.5
+"""Normal scores of standard deviation s cost s²/2 nats of entropy: at 1.5 over a third is left from six keys on, and
+weights that make such scores need no further factor."""
+SCALED_WITHIN = 4
+"""Operations between the product of queries and keys and the softmax: a scale, a bias, a mask."""
 
 
 @register(
@@ -22,7 +31,8 @@ FEW_KEYS = 4
     why="a softmax over large scores passes no gradient to queries and keys; each position copies another at random",
     threshold="entropy under a third of the uniform one, where ∛keys are left of the keys; an error under "
     f"{ONE_HOT:g}. Uniform attention is a healthy start",
-    remedy="queries and keys of gain 1, scores times 1/√head width",
+    remedy="queries and keys of gain 1, scores times 1/√head width; where the model has no such factor, smaller "
+    "queries do the same, and where it learns one of unit vectors, a smaller start of it",
     source="Vaswani et al. 2017, section 3.2.1; Zhai et al. 2023 (arXiv:2303.06296)",
 )
 def one_hot(evidence: Evidence) -> Iterator[Finding]:
@@ -32,18 +42,83 @@ def one_hot(evidence: Evidence) -> Iterator[Finding]:
             continue
         severity = Severity.ERROR if layer.entropy < ONE_HOT else Severity.WARNING
         seen = f"entropy {layer.entropy:.2f} of the uniform one over {layer.keys:.0f} keys"
-        yield finding("F308", severity, layer.name, seen, edits=evidence.redraw(*_scores(evidence, layer)))
+        yield finding("F308", severity, layer.name, seen, edits=_softened(evidence, layer))
+
+
+def _softened(evidence: Evidence, layer: LayerSignal) -> tuple[Edit, ...]:
+    """Edits after which the scores have a standard deviation of 1 over the keys: of their scale, or of queries."""
+    spread = layer.score_std or 1.0
+    scale = _learned_scale(evidence, layer)
+    if scale is not None:
+        return (_divided(evidence, scale, spread),)
+    names = _scores(evidence, layer)
+    edits = evidence.redraw(*names)
+    # The recommended weights may leave the scores large: where nothing divides them by √width, queries have to.
+    left = spread * math.prod(_change(evidence, name) for name in names)
+    if left <= ROOM or not edits:
+        return edits
+    first = next((edit for edit in edits if _queries(evidence, edit.pattern)), edits[0])
+    assert first.scheme is not None
+    smaller = replace(first, scheme=_smaller(evidence.graph[first.pattern], first.scheme, left))
+    return tuple(smaller if edit is first else edit for edit in edits)
+
+
+def _change(evidence: Evidence, name: str) -> float:
+    """What the scores are multiplied by when a weight is drawn as recommended; a packed one makes both sides."""
+    node, signal = evidence.graph[name], evidence.signals.parameter(name)
+    if node.axes.blocks:
+        stds = {block.name: math.hypot(block.mean, block.std) for block in signal.blocks}
+        want = {part: evidence.scheme(name).part(part) for part in ("q", "k") if stds.get(part)}
+        fans = node.axes.block_fans(node.shape)
+        return math.prod(scheme.expected(fans[part]).std / stds[part] for part, scheme in want.items())
+    have = weight_rms(signal)
+    return evidence.scheme(name).expected(node.fans, node.shape, node.axes).std / have if have else 1.0
+
+
+def _queries(evidence: Evidence, name: str) -> bool:
+    node = evidence.graph[name]
+    return "softmax_q" in {node.activation, *(block.activation for block in node.axes.blocks)}
+
+
+def _smaller(node: ParameterNode, scheme: Scheme, factor: float) -> Scheme:
+    """The scheme divided by a factor; of a packed weight its queries alone."""
+    names = [block.name for block in node.axes.blocks]
+    if "q" not in names:
+        return scheme.scaled(1 / factor)
+    parts = {name: scheme.part(name) for name in names}
+    return Packed.of({**parts, "q": parts["q"].scaled(1 / factor)})
+
+
+def _learned_scale(evidence: Evidence, layer: LayerSignal) -> ParameterNode | None:
+    """The learned number, if there is one, that scores of unit vectors are multiplied by: no weight changes those."""
+    before = evidence.signals.layers[max(layer.index - SCALED_WITHIN, 0) : layer.index]
+    for earlier in reversed(before):
+        for name in earlier.weights:
+            node, signal = evidence.graph[name], evidence.signals.parameter(name)
+            if node.is_weight:
+                return None
+            if signal.constant and signal.rms and max(node.shape, default=1) == math.prod(node.shape):
+                return node
+    return None
+
+
+def _divided(evidence: Evidence, node: ParameterNode, factor: float) -> Edit:
+    """The edit that divides a learned scale; of one that is the exponential of a parameter, a difference."""
+    value = evidence.signals.parameter(node.name).mean
+    exponential = "exp" in node.reparametrized
+    return Edit(node.name, Constant(value - math.log(factor) if exponential else value / factor))
 
 
 def _scores(evidence: Evidence, layer: LayerSignal) -> list[str]:
-    """The weights of the queries and keys of this attention: the nearest before it."""
+    """The weights of the queries and keys of this attention, or of its scores: the nearest before it."""
     names: list[str] = []
     for earlier in reversed(evidence.signals.layers[: layer.index + 1]):
         for name in earlier.weights:
             node = evidence.graph[name]
             ends = {node.activation, *(block.activation for block in node.axes.blocks)}
-            if node.is_weight and ends & {"softmax_q", "softmax_k"}:
+            drawn = node.is_weight or node.role == Role.EMBEDDING
+            if drawn and ends & {"softmax_q", "softmax_k", "softmax"}:
                 names.append(name)
-                if len(names) == 2 or node.axes.blocks:
+                if len(names) == 2 or node.axes.blocks or "softmax" in ends:
                     return names
     return names

@@ -17,23 +17,31 @@ _MOST_QUERIES = 32
 
 @dataclass(frozen=True, slots=True)
 class Entropy:
-    """Relative entropies, in [0, 1]: mean over all queries, and of the lowest and the highest head."""
+    """Relative entropies, in [0, 1]: mean over all queries, and of the lowest and the highest head; and what made them.
+
+    ``score_std`` is the standard deviation over the keys that a query sees, RMS over queries.
+    """
 
     mean: float
     low: float
     high: float
     keys: float
+    score_std: float
 
 
 def entropy_of_scores(scores: torch.Tensor) -> Entropy | None:
-    """Of the softmax over the last axis of ``(samples, [heads,] queries, keys)`` scores, masks included.
+    """Of the softmax over the last axis of ``([samples,] [heads,] queries, keys)`` scores, masks included.
 
     None where no query sees more than one key.
 
     >>> entropy_of_scores(torch.zeros(1, 1, 2, 4))
-    Entropy(mean=1.0, low=1.0, high=1.0, keys=4.0)
+    Entropy(mean=1.0, low=1.0, high=1.0, keys=4.0, score_std=0.0)
     """
-    if scores.ndim == 3:
+    if scores.ndim < 2:
+        return None
+    if scores.ndim == 2:
+        scores = scores[None, None]
+    elif scores.ndim == 3:
         scores = scores[:, None]
     elif scores.ndim > 4:
         scores = scores.flatten(0, scores.ndim - 4)
@@ -52,8 +60,10 @@ def entropy_of_fused(
     enable_gqa: bool = False,
 ) -> Entropy | None:
     """Of a fused attention, whose scores are never formed: from some of its queries. Arguments as torch's."""
-    if query.ndim < 3 or query.numel() == 0:
+    if query.ndim < 2 or query.numel() == 0:
         return None
+    if query.ndim == 2:  # one sequence without a batch
+        query, key, value = query[None], key[None], value[None]
     queries = query.shape[-2]
     picked = torch.arange(queries, device=query.device)[_some(queries, _MOST_QUERIES)]
     groups = query.shape[-3] // key.shape[-3] if enable_gqa and query.ndim > 3 else 1
@@ -92,4 +102,8 @@ def _entropy(scores: torch.Tensor) -> Entropy | None:
     heads = relative.sum((0, 2)) / counted.sum((0, 2)).clamp_min(1)
     seen = heads[counted.any(0).any(-1)]
     mean = (relative.sum() / counted.sum()).item()
-    return Entropy(mean, seen.min().item(), seen.max().item(), keys[counted].float().mean().item())
+    known = scores.masked_fill(~visible, 0.0)
+    centre = known.sum(-1, keepdim=True) / keys.clamp_min(1)[..., None]
+    squares = (known - centre).masked_fill(~visible, 0.0).square().sum(-1) / keys.clamp_min(1)
+    score_std = math.sqrt(torch.nan_to_num(squares[counted]).mean().item())
+    return Entropy(mean, seen.min().item(), seen.max().item(), keys[counted].float().mean().item(), score_std)

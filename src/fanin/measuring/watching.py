@@ -133,7 +133,8 @@ class Watch(TorchFunctionMode):
                 leave(output, trail)
             return
         self.enter_tower(trail)
-        kind = _kind_of(kind, trails, outputs[0])
+        kind = _kind_of(kind, name, trails, outputs[0])
+        trail.scores = _are_scores(kind, trails, trail, outputs[0])
         if before is not None:
             self._enter_stream(trail, before)
         for output in outputs:
@@ -177,7 +178,10 @@ class Watch(TorchFunctionMode):
                 return entropy_of_fused(*args, **kwargs)
             scores = args[0] if args else kwargs["input"]
             axis = kwargs.get("dim", args[1] if len(args) > 1 else -1)
-            return entropy_of_scores(scores) if axis in (-1, scores.ndim - 1) else None
+            if axis in (-1, scores.ndim - 1):
+                return entropy_of_scores(scores)
+            trail = trail_of(scores)
+            return entropy_of_scores(scores.movedim(axis, -1)) if trail is not None and trail.scores else None
 
     def record(
         self,
@@ -205,7 +209,12 @@ class Watch(TorchFunctionMode):
             )
         if entropy is not None:
             signal = replace(
-                signal, entropy=entropy.mean, entropy_low=entropy.low, entropy_high=entropy.high, keys=entropy.keys
+                signal,
+                entropy=entropy.mean,
+                entropy_low=entropy.low,
+                entropy_high=entropy.high,
+                keys=entropy.keys,
+                score_std=entropy.score_std,
             )
         self.signals.append(signal)
         if output.requires_grad:
@@ -275,12 +284,13 @@ def _continued(name: str, kind: Kind | None, trails: list[Trail], args: tuple[An
     return trail
 
 
-def _kind_of(kind: Kind | None, trails: list[Trail], output: torch.Tensor) -> Kind | None:
+def _kind_of(kind: Kind | None, name: str, trails: list[Trail], output: torch.Tensor) -> Kind | None:
     """The kind that the arguments make of it: a matrix product of two signals contracts no weight."""
     from_weights = any(trail.parameter for trail in trails)
     if kind is Kind.WEIGHT and not from_weights:
         return Kind.PRODUCT
-    if kind is Kind.ATTENTION and output.ndim < 3:
+    over_classes = name != "scaled_dot_product_attention" and not any(trail.scores for trail in trails)
+    if kind is Kind.ATTENTION and output.ndim < 3 and over_classes:
         return Kind.OTHER
     if kind is Kind.PRODUCT and len(trails) < 2:
         return None
@@ -289,6 +299,14 @@ def _kind_of(kind: Kind | None, trails: list[Trail], output: torch.Tensor) -> Ki
     if kind is Kind.SUM and len(trails) < 2:
         return None
     return kind
+
+
+def _are_scores(kind: Kind | None, trails: list[Trail], trail: Trail, output: torch.Tensor) -> bool:
+    if kind in (Kind.WEIGHT, Kind.EMBEDDING, Kind.RECURRENT):
+        return output.ndim > 1 and output.shape[unit_axis(trail, output.ndim)] == 1
+    if kind is Kind.PRODUCT:
+        return True
+    return kind is not Kind.ATTENTION and any(one.scores for one in trails)
 
 
 def _without_dropout(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
