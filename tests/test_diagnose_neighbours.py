@@ -17,6 +17,7 @@ from fanin.comparison.workers import one_thread
 from fanin.diagnoses import Diagnosis, Severity
 from fanin.fans import Fans
 from fanin.measuring.attention import entropy_of_scores
+from fanin.measuring.counted import counted_by
 from fanin.schemes import Packed
 
 
@@ -122,6 +123,24 @@ class Pooled(nn.Module):
         return result
 
 
+def counting(std: float = 1.0, mean: float = 0.0, *, batches: int = 0) -> Case:
+    """A batch norm with running statistics as given, and of so many batches of large inputs."""
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 4))
+    norm = model[1]
+    norm.running_var.fill_(std**2)
+    norm.running_mean.fill_(mean)
+    for _ in range(batches):
+        model(torch.randn(8, 3, 8, 8) * 1e4 + 5e4)
+    return Case(model, torch.randn(8, 3, 8, 8) * (1e4 if batches else 1.0) + (5e4 if batches else 0.0))
+
+
+def holding(*values: float) -> Case:
+    """A layer with a buffer of some of these values."""
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    model.register_buffer("table", torch.tensor(values).repeat(64))
+    return Case(model, torch.randn(32, 8))
+
+
 def itself(output: Tensor) -> Tensor:
     return output
 
@@ -177,6 +196,34 @@ PAIRS: list[tuple[str, str, str, Build, Build]] = [
         lambda: Case(Cosines(10.0, logarithm=True), torch.randn(24, 8)),
     ),
     (
+        "a running variance of 10⁶",
+        "F108",
+        "1.running_var",
+        lambda: counting(std=1e3),
+        lambda: counting(batches=3),
+    ),
+    (
+        "a running mean far aside",
+        "F108",
+        "1.running_mean",
+        lambda: counting(mean=30.0),
+        lambda: counting(mean=0.3),
+    ),
+    (
+        "a running variance that is infinite",
+        "F104",
+        "1.running_var",
+        lambda: counting(std=math.inf),
+        lambda: holding(-math.inf, 0.0),
+    ),
+    (
+        "a buffer that nothing wrote",
+        "F105",
+        "table",
+        lambda: holding(1e-40, 1e20, 0.0),
+        lambda: holding(1e-40, -torch.finfo(torch.float32).max, 0.0),
+    ),
+    (
         "places weighed by one number",
         "F308",
         "softmax",
@@ -216,8 +263,8 @@ def test_its_neighbour_is_healthy(build: Build) -> None:
     assert not serious(diagnosis)
 
 
-MENDED = PAIRS
-"""What a plan can mend."""
+MENDED = [pair for pair in PAIRS if pair[2] not in ("1.running_var", "1.running_mean", "table")]
+"""What a plan can mend: parameters, and no buffers."""
 
 
 @pytest.mark.parametrize(("code", "build"), [(pair[1], pair[3]) for pair in MENDED], ids=[pair[0] for pair in MENDED])
@@ -285,3 +332,11 @@ def test_the_spread_of_scores_leaves_out_what_is_masked() -> None:
     found = entropy_of_scores(scores)
     assert found is not None
     assert found.score_std == pytest.approx(math.sqrt(0.5))
+
+
+def test_what_a_norm_counted_is_compared_channel_by_channel() -> None:
+    values = torch.randn(64, 1000, generator=torch.Generator().manual_seed(0)) * torch.arange(1.0, 1001.0)
+    counted = counted_by("batch_norm", (values, values.mean(0), values.var(0)), {})
+    assert counted is not None
+    assert counted.spread == pytest.approx(1.0, abs=0.02)
+    assert counted.shift == pytest.approx(0.0, abs=0.02)

@@ -106,6 +106,9 @@ class LayerSignal(Observation):
         entropy_low, entropy_high: the same for the head with the lowest and the highest.
         keys: how many keys a query sees, on average.
         score_std: the standard deviation of a query's scores over the keys that it sees, RMS over queries.
+        counted_spread: of a norm that counts running statistics, the running standard deviation over the nearest one
+            that averaging over batches like this could have made of its start at 1; of the median channel.
+        counted_shift: the distance of the running mean from the nearest such one, in running standard deviations.
         stream: which residual stream the sum belongs to, from 0; None unless it closes a branch.
         stream_depth: how many branches were added into that stream, this one included.
         branch_rms: of the branch that is added.
@@ -146,6 +149,8 @@ class LayerSignal(Observation):
     entropy_high: float | None = None
     keys: float | None = None
     score_std: float | None = None
+    counted_spread: float | None = None
+    counted_shift: float | None = None
     stream: int | None = None
     stream_depth: int = 0
     branch_rms: float | None = None
@@ -282,6 +287,7 @@ class BufferSignal(Observation):
         min: the smallest value.
         non_finite: the share of values that are infinite or not a number, masks' infinities included.
         not_a_number: the share of values that are not a number.
+        subnormal: the share of values that are too small to be normal numbers of its dtype.
     """
 
     name: str
@@ -292,3 +298,4 @@ class BufferSignal(Observation):
     min: float = 0.0
     non_finite: float = 0.0
     not_a_number: float = 0.0
+    subnormal: float = 0.0

@@ -6,16 +6,19 @@ import math
 from collections.abc import Iterator
 
 from fanin.diagnoses import Edit, Finding, Severity
-from fanin.findings.evidence import FORMING, Evidence
+from fanin.findings.depth import LINE
+from fanin.findings.evidence import FAR, FORMING, Evidence
 from fanin.findings.registry import finding, register
 from fanin.graph import ParameterNode, Role
-from fanin.observations import ParameterSignal
+from fanin.observations import Kind, ParameterSignal
 from fanin.schemes import Normal
 
 ERASING = 2.0**23
 """1/ε of float32: whatever of unit size is added to such a number is lost."""
 SUBNORMAL = 1e-3
 """A normal law of std 1e-30 has one in 10⁸ values below the smallest normal number; one in a thousand is no draw."""
+LOWEST = 3e38
+"""The lowest number of float32 and bfloat16, which masks are filled with, and infinity, are beyond."""
 SIGMAS = 10.0
 """Beyond ten standard deviations a normal law has 1.5·10⁻²³ of its values: none in any model."""
 
@@ -28,29 +31,50 @@ SIGMAS = 10.0
     remedy="draw it anew; find out why initialization passed it by",
 )
 def not_finite(evidence: Evidence) -> Iterator[Finding]:
-    """NaN or infinity in a parameter, or NaN in a buffer."""
+    """NaN or infinity in a parameter or in running statistics; NaN in another buffer, for masks hold infinities."""
     for node, signal in evidence.parameters():
         if signal.non_finite:
             seen = f"{signal.non_finite:.2%} of the values are not finite"
             yield finding("F104", Severity.ERROR, node.name, seen, edits=evidence.redraw(node.name))
     for buffer in evidence.signals.buffers:
-        if buffer.not_a_number:
+        counted = buffer.name.split(".")[-1] in STATISTICS
+        if counted and buffer.non_finite > buffer.not_a_number:
+            yield finding("F104", Severity.ERROR, buffer.name, f"{buffer.non_finite:.2%} of a buffer is not finite")
+        elif buffer.not_a_number:
             yield finding("F104", Severity.ERROR, buffer.name, f"{buffer.not_a_number:.2%} of a buffer is not a number")
+
+
+STATISTICS = ("running_mean", "running_var")
+ASIDE = 5.0
+"""Standard deviations: then what differs between inputs has under 4 % of the variance of what the norm puts out."""
 
 
 @register(
     "F108",
-    "a running variance that is not positive",
-    why="a norm in evaluation divides by its root and magnifies whatever comes to 1/√ε of its size",
-    threshold="zero or below, in a buffer named running_var: the constructor starts it at one, and no data makes all "
-    "values of a channel equal",
+    "running statistics that no data gave",
+    why="a norm in evaluation subtracts and divides by them: what comes is magnified to 1/√ε of its size, shrunk to "
+    "nothing, or put out beside a constant that drowns it",
+    threshold="a running variance of zero or below; or one whose root is 20 times (an error: 400 times) off, or a mean "
+    f"that is {ASIDE:g} (20) standard deviations aside, from all that averaging over batches like this one could have "
+    "made of the constructor's 0 and 1",
     remedy="model.apply(lambda m: m.reset_running_stats() if hasattr(m, 'reset_running_stats') else None)",
 )
 def flat_variance(evidence: Evidence) -> Iterator[Finding]:
-    """Running variances of zero."""
+    """Running variances of zero, and statistics far from those of the batch."""
     for buffer in evidence.signals.buffers:
         if buffer.name.split(".")[-1] == "running_var" and not buffer.meta and buffer.min <= 0 and buffer.shape:
             yield finding("F108", Severity.ERROR, buffer.name, f"its smallest value is {buffer.min:.3g}")
+    for layer in evidence.signals.of_kind(Kind.NORM) if evidence.finite else ():
+        spread, shift = layer.counted_spread or 1.0, layer.counted_shift or 0.0
+        off = max(spread, 1 / max(spread, 1e-30))
+        if off > LINE or shift > ASIDE:
+            severity = Severity.ERROR if off > FAR or shift > LINE else Severity.WARNING
+            seen = f"the running std is {spread:.3g} times the nearest that data like this could have given"
+            if off <= LINE:
+                seen = f"the running mean is {shift:.3g} running stds from any that data like this could have given"
+            name = f"{layer.module}.{STATISTICS[off > LINE]}"
+            known = any(buffer.name == name for buffer in evidence.signals.buffers)
+            yield finding("F108", severity, name if known else layer.name, seen)
 
 
 @register(
@@ -72,7 +96,8 @@ def without_values(evidence: Evidence) -> Iterator[Finding]:
     "F105",
     "uninitialized memory",
     why="the values are what the memory held before: a different model on every run",
-    threshold=f"a value over 2²³ (it erases what of unit size is added to it), or over {SUBNORMAL:.1%} subnormal",
+    threshold=f"a value over 2²³ (it erases what of unit size is added to it), or over {SUBNORMAL:.1%} subnormal; in a "
+    "buffer, both",
     remedy="draw it anew",
 )
 def uninitialized(evidence: Evidence) -> Iterator[Finding]:
@@ -87,6 +112,11 @@ def uninitialized(evidence: Evidence) -> Iterator[Finding]:
         else:
             continue
         yield finding("F105", Severity.ERROR, node.name, seen, edits=evidence.redraw(node.name))
+    for buffer in evidence.signals.buffers:
+        # Each alone may be meant in a buffer: a mask of the lowest number, a window's far end.
+        if buffer.subnormal > SUBNORMAL and ERASING < buffer.max < LOWEST and buffer.dtype != "float16":
+            seen = f"a buffer: {buffer.subnormal:.1%} of its values are subnormal, others up to {buffer.max:.3g}"
+            yield finding("F105", Severity.ERROR, buffer.name, seen)
 
 
 BULK = 64

@@ -232,4 +232,13 @@ def observe_buffer(name: str, buffer: torch.Tensor) -> BufferSignal:
     scale = scale_of(values)
     broken = float(torch.isnan(values).sum()) / values.numel() if scale.non_finite else 0.0
     lowest = float(torch.nan_to_num(values).amin())
-    return BufferSignal(name, shape, dtype, max=scale.max, min=lowest, non_finite=scale.non_finite, not_a_number=broken)
+    return BufferSignal(
+        name,
+        shape,
+        dtype,
+        max=scale.max,
+        min=lowest,
+        non_finite=scale.non_finite,
+        not_a_number=broken,
+        subnormal=_subnormal(sample_flat(values, _QUARTILE_SAMPLE).to(values.dtype), values.dtype),
+    )

@@ -11,7 +11,7 @@ import torch
 SAMPLE = 16_384
 """Elements of a sample: enough for shares to within 0.004, few enough to be cheap beside the operation itself."""
 
-_MOST_UNITS = 512
+MOST_UNITS = 512
 _MOST_SAMPLES = 32
 _SLOPE = 0.05
 """An activation is saturated where its slope is below this part of its largest."""
@@ -96,7 +96,7 @@ def sample_units(values: torch.Tensor, axis: int) -> torch.Tensor:
     moved = values.movedim(axis, -1)
     if moved.ndim == 1:
         moved = moved[None]
-    step = max(math.ceil(moved.shape[-1] / _MOST_UNITS), 1)
+    step = max(math.ceil(moved.shape[-1] / MOST_UNITS), 1)
     moved = moved[..., ::step]
     if moved.ndim > 2:
         moved = moved[:: max(math.ceil(moved.shape[0] / _MOST_SAMPLES), 1)]

@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from fanin.measuring.attention import Entropy, entropy_of_fused, entropy_of_scores
+from fanin.measuring.counted import counted_by
 from fanin.measuring.statistics import (
     cosine_between,
     cosine_within,
@@ -86,9 +87,14 @@ class Watch(TorchFunctionMode):
         self._refuse_writes(name, args)
         kind = KINDS.get(name)
         before = self._sides(args) if kind is Kind.SUM else None
+        counted = counted_by(name, args, kwargs)
+        first = len(self.signals)
         result = func(*args, **kwargs)
         if isinstance(result, torch.Tensor | tuple | list):
             self._follow(name, kind, trails, before, result, args, kwargs)
+        if counted is not None and first < len(self.signals):
+            spread, shift = counted.spread, counted.shift
+            self.signals[-1] = replace(self.signals[-1], counted_spread=spread, counted_shift=shift)
         return result
 
     def _refuse_writes(self, name: str, args: tuple[Any, ...]) -> None:
