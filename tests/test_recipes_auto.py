@@ -68,6 +68,44 @@ def test_a_lone_output_layer_starts_near_uninformed() -> None:
     assert plan["1.weight"].scheme == VarianceScaling(LONE_HEAD**2)
 
 
+class Joined(nn.Module):
+    """Plain nets side by side on one input, whose outputs are joined and read by one layer."""
+
+    def __init__(self, *depths: int) -> None:
+        super().__init__()
+        self.towers = nn.ModuleList(stack(depth, nn.ReLU) for depth in depths)
+        self.head = nn.Linear(4 * len(depths), 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.cat([tower(x) for tower in self.towers], -1))
+
+
+@pytest.mark.parametrize(("depths", "expected"), [((3,) * 6, 4), ((9, 2), 10), ((2, 9, 3), 10), ((12,), 13)])
+def test_plain_depth_is_the_longest_way(depths: tuple[int, ...], expected: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        graph = fanin.trace(Joined(*depths), torch.zeros(2, 16))
+    assert plain_depth(graph) == expected
+    assert graph["head.weight"].weight_depth == expected
+    assert graph["towers.0.0.weight"].weight_depth == 1
+
+
+def test_a_weight_used_again_lies_behind_itself() -> None:
+    class Again(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.again, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.enter(x)
+            for _ in range(5):
+                x = torch.tanh(self.again(x))
+            return self.head(x)
+
+    with torch.random.fork_rng(devices=[]):
+        graph = fanin.trace(Again(), torch.zeros(2, 8))
+    assert [graph[f"{name}.weight"].weight_depth for name in ("enter", "again", "head")] == [1, 2, 7]
+
+
 def test_deep_plain_nets_are_orthogonal() -> None:
     plan = planned(lambda: stack(20, nn.ReLU), 2, 16)
     scheme = plan["0.weight"].scheme

@@ -101,6 +101,8 @@ class ParameterNode:
         output: nothing but the model's output comes after it, perhaps through a function that gives it the range of a
             target, as a last sigmoid does.
         depth: its place among the weights in order of execution, from 0.
+        weight_depth: how many weights lie on the longest way from an input to what it puts out, itself included, where
+            it is used first; a weight that is used again counts each time. 0 where nothing was traced.
         exercised: the traced run used it.
         frozen: it does not require gradients.
         padding_row: the row of an embedding that stays zero.
@@ -134,6 +136,7 @@ class ParameterNode:
     dot_product: bool = False
     output: bool = False
     depth: int | None = None
+    weight_depth: int = 0
     exercised: bool = True
     frozen: bool = False
     padding_row: int | None = None

@@ -58,6 +58,9 @@ def auto(graph: Graph) -> Plan:
 def plain_depth(graph: Graph) -> int:
     """How many weights follow one another without a norm, a stream, a product, a highway or a recurrence; else 0.
 
+    The longest way counts: towers side by side and ensembles are as deep as one of them. Where nothing was traced, all
+    weights are taken for one chain.
+
     >>> plain_depth(Graph(()))
     0
     """
@@ -66,7 +69,9 @@ def plain_depth(graph: Graph) -> int:
     weights = [node for node in graph if node.role in (Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE)]
     if any({"softmax_q", "attention_value", "gate_value"}.intersection(_activations(node)) for node in weights):
         return 0
-    return len(weights)
+    if graph.source == "modules":
+        return len(weights)
+    return max((node.weight_depth for node in weights), default=0)
 
 
 def _running(nodes: list[ParameterNode], depth: int) -> Running | None:

@@ -81,6 +81,8 @@ class Assembler:
         fields: Fields = {"role": role, "ops": tuple(_op(other.operation) for other in uses), "exercised": True}
         fields["reparametrized"] = use.reparametrized
         fields["axes"] = self._axes(base, role, use)
+        if role in WEIGHTS:
+            fields["weight_depth"] = self._walker.flow.weight_depths[use.operation.output.id]
         fields.update(self._after(role, use))
         if role == Role.EMBEDDING:
             fields["dot_product"] = in_dot_product(use.operation.output)

@@ -139,6 +139,18 @@ class Flow:
         return False
 
     @cached_property
+    def weight_depths(self) -> list[int]:
+        """For each value, how many weights contract the signal on the longest way to it; one pass."""
+        depths = [0] * len(self.run.values)
+        for operation in self.run.operations:
+            before = max(
+                (depths[value.id] for _, value in operation.inputs if value.space == Space.ACTIVATION), default=0
+            )
+            for value in operation.outputs:
+                depths[value.id] = before + contracts(operation)
+        return depths
+
+    @cached_property
     def weight_operations(self) -> list[Operation]:
         """Contractions of a signal with a weight, in execution order."""
         return [operation for operation in self.run.operations if contracts(operation)]
