@@ -19,6 +19,7 @@ from fanin.schemes import (
     Dirac,
     Identity,
     Keep,
+    LooksLinear,
     Normal,
     Ones,
     Orthogonal,
@@ -54,6 +55,8 @@ SCHEMES: list[Scheme] = [
     Orthogonal(math.sqrt(2)),
     ScaledOrthogonal(),
     DeltaOrthogonal(1.5),
+    LooksLinear(),
+    LooksLinear(-1.5, mirrored=False),
     Identity(0.5),
     Sparse(),
     Sparse(3, 0.7),
@@ -132,6 +135,49 @@ class TestEveryScheme:
 
 def test_every_registered_scheme_is_under_the_laws() -> None:
     assert set(REGISTRY) - {type(scheme).__name__ for scheme in SCHEMES} == {"Keep", "Packed"}
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: (nn.Sequential(nn.Linear(24, 40), nn.ReLU(), nn.Linear(40, 60), nn.ReLU(), nn.Linear(60, 30)), (7, 24)),
+        lambda: (nn.Sequential(nn.Conv1d(8, 16, 3), nn.GELU(), nn.Conv1d(16, 12, 5, stride=2)), (2, 8, 21)),
+        lambda: (nn.Sequential(nn.Conv2d(4, 8, 3), nn.SiLU(), nn.ConvTranspose2d(8, 6, 4, 2)), (2, 4, 9, 9)),
+        lambda: (nn.Sequential(nn.Conv1d(4, 6, 3), nn.Softplus(), nn.Flatten(), nn.Linear(36, 10)), (2, 4, 8)),
+    ],
+)
+def test_layers_that_look_linear_are(build: object) -> None:
+    """Additive and odd, for activations whose odd part is linear; the second half of the outputs mirrors the first."""
+    with torch.random.fork_rng(devices=[]):
+        model, shape = build()  # type: ignore[operator]
+    weights = [module for module in model if hasattr(module, "weight")]
+    for index, module in enumerate(weights):
+        axes = fanin.trace(model, torch.zeros(shape))[f"{list(model).index(module)}.weight"].axes
+        fanin.fill_(module.weight, LooksLinear(mirrored=index > 0), seed=index, axes=axes)
+        nn.init.zeros_(module.bias)
+    model = model.double()
+    generator = torch.Generator().manual_seed(0)
+    one, other = (torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(2))
+    with torch.no_grad():
+        together, apart = model(one + other), model(one) + model(other)
+    assert torch.allclose(together, apart, atol=1e-5)
+    first, second = together.chunk(2, 1)
+    assert torch.allclose(first, -second, atol=1e-5)
+    assert together.square().mean() > 0.5
+
+
+def test_looking_linear_keeps_the_second_moment() -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Sequential(
+            nn.Linear(128, 256), *(layer for _ in range(20) for layer in (nn.ReLU(), nn.Linear(256, 256)))
+        )
+    for index in range(0, 41, 2):
+        fanin.fill_(model[index].weight, LooksLinear(mirrored=index > 0), seed=index)
+        nn.init.zeros_(model[index].bias)
+    x = torch.randn(64, 128, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before, after = x.square().mean(1), model(x).square().mean(1)
+    assert torch.allclose(before, after, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,16 @@ import torch
 
 from fanin import sampling
 from fanin.fans import Axes, Shape
-from fanin.schemes import DeltaOrthogonal, Identity, Normal, Orthogonal, ScaledOrthogonal, Scheme, Sparse
+from fanin.schemes import (
+    DeltaOrthogonal,
+    Identity,
+    LooksLinear,
+    Normal,
+    Orthogonal,
+    ScaledOrthogonal,
+    Scheme,
+    Sparse,
+)
 from fanin.schemes.base import Matrix, matrix_of
 from fanin.schemes.orthogonal import require_odd_kernel
 from fanin.sites import Site, law_of, parts, require_matrix, unknown_scheme
@@ -59,10 +68,11 @@ def _draw_one(scheme: Scheme, matrix: Matrix, site: Site, key: int, part: int, d
     """One matrix as rows × columns × kernel; ``part`` numbers its stream under the parameter's key."""
     rows, columns, kernel = matrix.rows, matrix.columns, matrix.kernel
     if isinstance(scheme, Orthogonal | ScaledOrthogonal):
-        flat = sampling.orthogonal_rows(*matrix.flat, key, part=part, dtype=dtype)
-        entry = scheme.expected(site.axes.fans(site.shape), site.shape, site.axes).std
-        flat *= math.copysign(entry * math.sqrt(max(matrix.flat)), scheme.gain)
-        return _unflatten(flat, matrix)
+        return _draw_orthogonal(scheme, matrix, site, key, part, dtype)
+    if isinstance(scheme, LooksLinear):
+        half = _draw_orthogonal(scheme, scheme.half(matrix), site, key, part, dtype)
+        upper = torch.cat([half, -half], dim=1) if scheme.mirrored else half
+        return torch.cat([upper, -upper])[:rows, :columns]
     values = torch.zeros(rows, columns, kernel, dtype=dtype, device=CPU)
     if isinstance(scheme, DeltaOrthogonal):
         require_odd_kernel(site.shape, site.axes)
@@ -74,6 +84,21 @@ def _draw_one(scheme: Scheme, matrix: Matrix, site: Site, key: int, part: int, d
     if isinstance(scheme, Sparse):
         return _unflatten(_draw_sparse(scheme, matrix, key, part, dtype), matrix)
     raise unknown_scheme(scheme)
+
+
+def _draw_orthogonal(
+    scheme: Orthogonal | ScaledOrthogonal | LooksLinear,
+    matrix: Matrix,
+    site: Site,
+    key: int,
+    part: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    """Haar rows or columns, at the standard deviation that the scheme expects of its entries."""
+    flat = sampling.orthogonal_rows(*matrix.flat, key, part=part, dtype=dtype)
+    entry = scheme.expected(site.axes.fans(site.shape), site.shape, site.axes).std
+    flat *= math.copysign(entry * math.sqrt(max(matrix.flat)), scheme.gain)
+    return _unflatten(flat, matrix)
 
 
 def _draw_sparse(scheme: Sparse, matrix: Matrix, key: int, part: int, dtype: torch.dtype) -> torch.Tensor:

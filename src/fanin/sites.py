@@ -12,6 +12,7 @@ from fanin.schemes import (
     DeltaOrthogonal,
     Identity,
     Keep,
+    LooksLinear,
     Normal,
     Orthogonal,
     Packed,
@@ -57,7 +58,7 @@ def require_fit(scheme: Scheme, site: Site) -> None:
             law_of(part.resolve(piece.axes.fans(piece.shape)))
         elif isinstance(part, DeltaOrthogonal):
             require_odd_kernel(piece.shape, piece.axes)
-        elif not isinstance(part, Orthogonal | ScaledOrthogonal | Identity | Sparse):
+        elif not isinstance(part, Orthogonal | ScaledOrthogonal | LooksLinear | Identity | Sparse):
             raise unknown_scheme(part)
 
 
@@ -145,5 +146,5 @@ def require_matrix(scheme: Scheme, site: Site) -> None:
 
 
 def unknown_scheme(scheme: Scheme) -> SchemeError:
-    known = "Orthogonal, ScaledOrthogonal, DeltaOrthogonal, Identity or Sparse"
+    known = "Orthogonal, ScaledOrthogonal, DeltaOrthogonal, LooksLinear, Identity or Sparse"
     return SchemeError(compose(f"the matrix-wide scheme {type(scheme).__name__}", known, "others cannot be drawn"))

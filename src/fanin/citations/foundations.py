@@ -75,6 +75,14 @@ FOUNDATIONS = (
         "1806.05393",
     ),
     Source(
+        "balduzzi2017",
+        "Balduzzi, David and Frean, Marcus and Leary, Lennox and Lewis, JP and Ma, Kurt Wan-Duo and McWilliams, Brian",
+        "The shattered gradients problem: If resnets are the answer, then what is the question?",
+        "ICML",
+        2017,
+        "1702.08591",
+    ),
+    Source(
         "martens2021",
         "Martens, James and Ballard, Andy and Desjardins, Guillaume and Swirszcz, Grzegorz and "
         "Dalibard, Valentin and Sohl-Dickstein, Jascha and Schoenholz, Samuel S.",

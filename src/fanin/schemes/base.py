@@ -131,11 +131,12 @@ def require_number(scheme: str, field: str, value: object, *, minimum: float = -
         raise SchemeError(compose(f"{scheme}({field}={value!r})", f"a finite number{bound}"))
 
 
-def require_choice(scheme: str, field: str, value: object, options: tuple[str, ...]) -> None:
+def require_choice(scheme: str, field: str, value: object, options: tuple[object, ...]) -> None:
     """Refuse, when a scheme is built, what is not one of the options."""
     if value not in options:
+        words = tuple(map(str, options))
         raise SchemeError(
-            compose(f"{scheme}({field}={value!r})", f"one of {', '.join(options)}", nearest(str(value), options))
+            compose(f"{scheme}({field}={value!r})", f"one of {', '.join(words)}", nearest(str(value), words))
         )
 
 

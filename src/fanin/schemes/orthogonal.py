@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from fanin.errors import SchemeError, compose
 from fanin.fans import Axes, Fans, Shape
-from fanin.schemes.base import Expected, Scheme, matrix_of, register, require_number
+from fanin.schemes.base import Expected, Matrix, Scheme, matrix_of, register, require_choice, require_number
 
 
 @register
@@ -120,6 +120,56 @@ class DeltaOrthogonal(Scheme):
     @property
     def sources(self) -> tuple[str, ...]:
         return ("xiao2018",)
+
+
+@register
+@dataclass(frozen=True, slots=True)
+class LooksLinear(Scheme):
+    """``[[Q, −Q], [−Q, Q]]``, so that a layer and the rectifier before it start as one linear map.
+
+    The second half of the outputs is the first half's negative. Behind such a layer a next one takes in φ(z) and φ(−z)
+    and makes of them ``Q · (φ(z) − φ(−z))``, which is ``Q z`` for ReLU, GELU, SiLU and softplus. Q is scaled orthogonal
+    (see `ScaledOrthogonal`), as tall and as wide as half of the weight, rounded up; odd rows and columns lack a mirror
+    image. The unit second moment that the gain refers to is that of z.
+
+    Args:
+        gain: of the linear map.
+        mirrored: False for a layer whose inputs are not mirrored, as the first of a network is: ``[Q, −Q]`` stacked.
+
+    Source: Balduzzi et al. 2017, who name it and use it with both signs of a ReLU joined.
+
+    >>> LooksLinear(mirrored=False).expected(Fans(256, 256)).std, LooksLinear().expected(Fans(512, 256)).std
+    (0.0625, 0.0625)
+    """
+
+    gain: float = 1.0
+    mirrored: bool = True
+    elementwise: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_number("LooksLinear", "gain", self.gain)
+        require_choice("LooksLinear", "mirrored", self.mirrored, (True, False))
+
+    def half(self, matrix: Matrix) -> Matrix:
+        """The matrix Q within one of this scheme's."""
+        columns = -(-matrix.columns // 2) if self.mirrored else matrix.columns
+        return matrix._replace(rows=-(-matrix.rows // 2), columns=columns)
+
+    def _moments(self, fans: Fans, shape: Shape | None, axes: Axes) -> Expected:
+        matrix = matrix_of(fans, shape, axes)
+        share = self.half(matrix).columns / matrix.columns if matrix.columns else 1.0
+        return Expected(0.0, abs(self.gain) / math.sqrt(fans.fan_in * share))
+
+    def scaled(self, factor: float) -> LooksLinear:
+        return LooksLinear(self.gain * factor, self.mirrored)
+
+    @property
+    def label(self) -> str:
+        return "looks linear" + ("" if self.gain == 1 else f" × {self.gain:.4f}")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return ("balduzzi2017",)
 
 
 def require_odd_kernel(shape: Shape, axes: Axes) -> None:
