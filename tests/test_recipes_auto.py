@@ -513,3 +513,59 @@ def test_embeddings_in_a_dot_product_have_rows_of_unit_length(kind: str) -> None
     assert plan["users.weight"].std == plan["items.weight"].std == (1 / 8 if dotted else 1)
     fanin.apply(plan, model, seed=0)
     assert model(x).square().mean() < 4
+
+
+@pytest.mark.parametrize(("inputs", "activation"), [(1, nn.ReLU), (2, nn.Tanh), (8, nn.GELU)])
+def test_the_bias_of_a_narrow_layer_is_one_more_input(inputs: int, activation: type[nn.Module]) -> None:
+    """Weights and bias share the power that a wide layer's weights have alone: what the layer puts out is as large."""
+
+    def net(width: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(width, 512), activation(), nn.Linear(512, 16), activation(), nn.Linear(16, 1))
+
+    plan = planned(lambda: net(inputs), 4, inputs)
+    wide = planned(lambda: net(16), 4, 16)
+    assert plan["0.bias"].std == pytest.approx(plan["0.weight"].std, rel=1e-6)
+    assert (inputs + 1) * plan["0.weight"].std ** 2 == pytest.approx(16 * wide["0.weight"].std ** 2, rel=1e-6)
+    for name in ("2.bias", "4.bias"):
+        assert plan[name].scheme == Zeros()
+    assert wide["0.bias"].scheme == Zeros()
+
+
+@pytest.mark.parametrize("stem", [False, True])
+def test_a_net_of_one_input_knows_more_than_its_sign(stem: bool) -> None:
+    """With zero biases f(2x) = 2 f(x) for every x, and the net is one straight line on either side of zero."""
+
+    def build() -> nn.Module:
+        first = [nn.Linear(1, 32)] if stem else [nn.Linear(1, 32), nn.ReLU()]
+        return nn.Sequential(*first, nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    with torch.random.fork_rng(devices=[]):
+        model = build()
+    x = torch.linspace(0.2, 2, 64).unsqueeze(1)
+    fanin.initialize(model, x, seed=0)
+    with torch.no_grad():
+        values = model(x)
+    bends = values.diff(dim=0).diff(dim=0).abs()
+    assert bends.max() > 1e-2 * values.abs().max()
+
+
+class Narrow(nn.Module):
+    """Layers of few inputs whose biases stay at zero: grouped, a gate, the end of a branch, the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depthwise, self.squeeze = nn.Conv1d(16, 16, 3, padding=1, groups=16), nn.Conv1d(16, 4, 1)
+        self.excite, self.up, self.down = nn.Conv1d(4, 16, 1), nn.Conv1d(16, 4, 1), nn.Conv1d(4, 16, 1)
+        self.mix, self.head = nn.Linear(16, 8), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x * torch.sigmoid(self.excite(torch.relu(self.squeeze(x))))
+        x = x + self.down(torch.relu(self.up(x)))
+        return self.head(torch.relu(self.mix(torch.relu(self.depthwise(x)).mean(-1))))
+
+
+def test_few_inputs_alone_do_not_spread_a_bias() -> None:
+    plan = planned(Narrow, 2, 16, 10)
+    for name in ("depthwise", "excite", "down", "head"):
+        assert plan[f"{name}.weight"].node.fans.fan_in <= 8
+    assert {row.name: row.scheme for row in plan if row.role == "bias" and row.scheme != Zeros()} == {}

@@ -15,6 +15,7 @@ from fanin.graph import WEIGHTS, Graph, ParameterNode, Role
 from fanin.plans import Plan
 from fanin.recipes.classic import beside_weights, for_each_block
 from fanin.recipes.following import LINEAR, following, frequency
+from fanin.recipes.kinks import Kinks
 from fanin.recipes.lengths import Running, stable_length
 from fanin.recipes.registry import register
 from fanin.recipes.state_gates import StateGates
@@ -51,7 +52,9 @@ def auto(graph: Graph) -> Plan:
     depth = plain_depth(graph)
     running = _running(nodes, depth)
     bare = not normed and _multiplies(nodes)
-    chooser = _Chooser(depth, running, head, bare, _factors(nodes), tied, gated_state, StateGates.of(nodes))
+    chooser = _Chooser(
+        depth, running, head, bare, _factors(nodes), tied, gated_state, StateGates.of(nodes), Kinks.of(nodes)
+    )
     return Plan.of(graph, "auto", chooser.choose)
 
 
@@ -136,16 +139,18 @@ class _Chooser:
     """Gates in a recurrence, of a layer or written by hand."""
     state_gates: StateGates
     """Gates that hold a state or a stream."""
+    kinks: Kinks
+    """Narrow layers, whose biases spread."""
 
     def choose(self, node: ParameterNode) -> tuple[Scheme, str]:
         if node.feeds_state and not (node.axes.blocks or self.gated_state):
             return xavier_normal(), "input of a recurrence without gates: Xavier, so that it leaves the state room"
         if node.role in WEIGHTS:
-            return for_each_block(node, lambda weight, activation: self._weight(weight, activation))
+            return self.kinks.share(node, for_each_block(node, self._weight))
         if node.role == Role.BIAS and node.activation == "softplus" and node.stream is not None:
             return Keep(), "the bias of a rate, as in state-space models: kept as constructed"
         if node.role == Role.BIAS:
-            return self.state_gates.bias(node) or (Zeros(), "biases start at zero")
+            return self.state_gates.bias(node) or self._bias(node)
         if node.role == Role.EMBEDDING:
             return _embedding(node)
         if node.role == Role.POSITION and node.default is not None and self.tied:
@@ -154,6 +159,10 @@ class _Chooser:
                 1 / math.sqrt(width)
             ), f"positions as wide as the tied embedding they are added to: 1/√{width}"
         return beside_weights(node)
+
+    def _bias(self, node: ParameterNode) -> tuple[Scheme, str]:
+        weight = self.kinks.weights.get(node.name)
+        return (Zeros(), "biases start at zero") if weight is None else self.kinks.bias(node, self.choose(weight)[0])
 
     def _weight(self, node: ParameterNode, activation: str | None) -> tuple[Scheme, str]:
         fan_in = f"fan_in {node.fans.fan_in:g}"
