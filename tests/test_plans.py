@@ -349,8 +349,8 @@ def test_shapes_that_differ_are_told_once(plan: Plan) -> None:
 
 def test_plans_that_say_the_same_do_not_differ() -> None:
     with torch.random.fork_rng(devices=[]):
-        model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
-    auto, he = (fanin.plan(model, torch.zeros(2, 16), recipe=recipe) for recipe in ("auto", "he"))
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+    auto, he = (fanin.plan(model, torch.zeros(2, 8), recipe=recipe) for recipe in ("auto", "he"))
     assert auto["0.weight"].scheme == he["0.weight"].scheme
 
 

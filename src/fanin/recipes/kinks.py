@@ -16,7 +16,7 @@ from fanin.recipes.following import LINEAR, frequency
 from fanin.recipes.rules import Decision
 from fanin.schemes import Normal, Scheme
 
-NARROW = 8
+NARROW = 4
 """Inputs up to which a bias counts as one of them; from there on it would be a small part of what a unit takes in."""
 
 
