@@ -141,6 +141,49 @@ def holding(*values: float) -> Case:
     return Case(model, torch.randn(32, 8))
 
 
+class Squeezed(nn.Module):
+    """A residual block with squeeze and excitation; the squeeze is large by the rule for its 2 outputs, or by none."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(64, 64, 3, padding=1), nn.BatchNorm2d(64)
+        self.squeeze, self.excite = nn.Conv2d(64, 2, 1), nn.Conv2d(2, 64, 1)
+        nn.init.normal_(self.squeeze.weight, std=std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = self.norm(self.conv(x)).relu()
+        gate = self.excite(self.squeeze(inner.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        return x + inner * gate
+
+
+def squeezed(std: float) -> Case:
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), Squeezed(std), nn.Flatten(), nn.Linear(64 * 36, 4))
+    return Case(model, torch.randn(8, 3, 8, 8))
+
+
+class Stacked(nn.Module):
+    """A residual mixture of experts that are kept in stacks, drawn by a function of torch's or by their fans."""
+
+    def __init__(self, fill: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.embed, self.norm, self.router = nn.Linear(8, 32), nn.LayerNorm(32), nn.Linear(32, 6)
+        self.inner, self.outer = nn.Parameter(torch.empty(6, 32, 64)), nn.Parameter(torch.empty(6, 64, 32))
+        self.head = nn.Linear(32, 4)
+        fill(self.inner)
+        fill(self.outer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        normed = self.norm(x)
+        each = torch.einsum("ebh,ehd->ebd", torch.einsum("bd,edh->ebh", normed, self.inner).relu(), self.outer)
+        result: Tensor = self.head(x + torch.einsum("ebd,be->bd", each, self.router(normed).softmax(-1)))
+        return result
+
+
+def by_inputs(stack: Tensor) -> None:
+    nn.init.normal_(stack, std=math.sqrt(1 / stack.shape[1]))
+
+
 def itself(output: Tensor) -> Tensor:
     return output
 
@@ -222,6 +265,20 @@ PAIRS: list[tuple[str, str, str, Build, Build]] = [
         "table",
         lambda: holding(1e-40, 1e20, 0.0),
         lambda: holding(1e-40, -torch.finfo(torch.float32).max, 0.0),
+    ),
+    (
+        "experts drawn by torch's reading of a stack",
+        "F201",
+        "inner",
+        lambda: Case(Stacked(nn.init.kaiming_normal_), torch.randn(64, 8)),
+        lambda: Case(Stacked(by_inputs), torch.randn(64, 8)),
+    ),
+    (
+        "a squeeze that is large by no rule",
+        "F201",
+        "2.squeeze",
+        lambda: squeezed(std=1.4),
+        lambda: squeezed(std=1.0),
     ),
     (
         "places weighed by one number",

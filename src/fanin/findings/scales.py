@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 
 from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.depth import chain_weights
@@ -27,6 +28,8 @@ CONFUSED = 1.9
 """With a known wrong fan that the scale agrees with, a factor of two is no accident."""
 STANDARDIZING = frozenset({"batch_norm", "layer_norm", "std", "std_mean", "var", "var_mean"})
 """Operations between parameter and layer that undo its scale."""
+SCALES = (1 / 3, 1.0, 2.0)
+"""Of variances: torch's default for its layers, LeCun's and Xavier's, He's."""
 MANY = 256
 """Values: of fewer, standard deviations agree by chance."""
 AGREES = 0.03
@@ -106,26 +109,38 @@ def _judge(
         return (Severity.WARNING, again) if ratio > LARGE_FEEDBACK or forgets else None
     plain, normed = evidence.plain, node.norm_after
     if ratio > LARGE:
-        severity = Severity.NOTE if normed else Severity.ERROR if ratio > VERY_LARGE else Severity.WARNING
-        return severity, cause
+        severity = Severity.ERROR if ratio > VERY_LARGE else Severity.WARNING
+        if not plain and _is_by_outputs(node, signal):
+            severity = Severity.WARNING if ratio > VERY_LARGE else Severity.NOTE
+        return Severity.NOTE if normed else severity, cause
     # What lies in a branch, or at the end, may be small: the stream carries the signal past it.
     free = node.stream is not None or node.name in evidence.last or node.aliases or node.tamed_by or normed
     if ratio < SMALL and plain and not free:
         return (Severity.NOTE if table else Severity.WARNING), cause
     if cause:
         drawn = node.default is not None and _is_default(node, signal)
-        return (Severity.NOTE if free or drawn else Severity.WARNING), cause
+        # What a stream passes by may be small, but a stack is off by a factor that grows with its matrices, and by
+        # accident: no convention divides by them.
+        harmless = drawn or (free and not _is_stack(node))
+        return (Severity.NOTE if harmless else Severity.WARNING), cause
     return None
 
 
 def _chosen(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> bool:
-    """Whether weights of other fans share this standard deviation: then it is a chosen number, such as 0.02."""
+    """Whether weights of other fans share this standard deviation: then it is a chosen number, such as 0.02.
+
+    The two stacks of a layer of experts, d × h and h × d, share it when both are misread, as d · h; so those whose own
+    std agrees with a misreading do not count.
+    """
     others = (
-        (other.fans, measured)
+        (other, measured)
         for other, measured in evidence.drawn()
         if other.name != node.name and other.fans != node.fans and measured.elements >= MANY
     )
-    return sum(_near(measured.std, signal.std, measured) for _, measured in others) >= 2 if signal.std else False
+    alike = (
+        (other, measured) for other, measured in others if signal.std and _near(measured.std, signal.std, measured)
+    )
+    return len(list(islice((one for one in alike if not misread(*one)), 2))) == 2
 
 
 def _is_default(node: ParameterNode, signal: ParameterSignal) -> bool:
@@ -147,7 +162,9 @@ def misread(node: ParameterNode, signal: ParameterSignal) -> str:
     right = {fans.fan_in, fans.fan_out}
     # A fan_out that counts every output of a strided convolution is a convention, if not ours.
     outputs = {fans.fan_out, float(shape[0] * area)} if node.axes.groups == 1 and not node.axes.transposed else right
-    if any(_near(signal.std, std, signal) for fan in outputs for std in _variances(fans.fan_in, fan)):
+    # A third is torch's default, of its own layers, whose fans torch.nn.init reads right; those of a stack it cannot.
+    scales = SCALES[1:] if _is_stack(node) else SCALES
+    if any(_near(signal.std, std, signal) for fan in outputs for std in _variances(fans.fan_in, fan, scales)):
         return ""
     readings = {
         "the fans that torch.nn.init reads from its shape": (shape[1] * area, shape[0] * area),
@@ -166,8 +183,21 @@ def _pair(fans: tuple[float, float]) -> str:
     return f"{fans[0]:g} and {fans[1]:g}"
 
 
-def _variances(fan_in: float, fan_out: float) -> Iterator[float]:
-    for scale in (1 / 3, 1.0, 2.0):
+def _is_by_outputs(node: ParameterNode, signal: ParameterSignal) -> bool:
+    """Whether a weight is drawn by He's rule for the way back, as published residual nets are, squeezes included.
+
+    A funnel of many inputs to few outputs is then large; norms and streams around it, and the gate behind, bear that.
+    """
+    return _near(signal.std, math.sqrt(2 / max(node.fans.fan_out, 1.0)), signal)
+
+
+def _is_stack(node: ParameterNode) -> bool:
+    """Whether a tensor of three axes or more holds matrices side by side, as those of experts."""
+    return node.role is Role.LINEAR and len(node.shape) > 2
+
+
+def _variances(fan_in: float, fan_out: float, scales: tuple[float, ...] = SCALES) -> Iterator[float]:
+    for scale in scales:
         for fan in (fan_in, fan_out, (fan_in + fan_out) / 2):
             yield math.sqrt(scale / max(fan, 1.0))
 

@@ -13,7 +13,8 @@ from fanin.observations import Kind, LayerSignal
 from fanin.schemes import Zeros
 
 FEW = 8
-"""With fewer values seen of each unit, chance alone makes one in 2⁸ look dead, and more with correlated samples."""
+"""With fewer values seen of each unit, chance alone makes one in 2⁸ look dead, and more with correlated samples; with
+fewer units, all of them at once."""
 MOSTLY_DEAD = 0.9
 SATURATED = 0.5
 """Half of the slopes under a twentieth of the largest: a centred tanh needs inputs of std 3.2 for that."""
@@ -40,7 +41,8 @@ def dead_units(evidence: Evidence) -> Iterator[Finding]:
         if layer.dead is None or layer.seen < FEW or not evidence.finite or _starved(evidence, layer):
             continue
         units = max(layer.shape[1] if len(layer.shape) > 3 else layer.shape[-1], 1)
-        if layer.dead > 0.5 + 1.5 / math.sqrt(units) or layer.dead > MOSTLY_DEAD:
+        certain = units >= FEW  # two units of a squeeze are dead once in four times, where the inputs are alike
+        if layer.dead > 0.5 + 1.5 / math.sqrt(units) or (layer.dead > MOSTLY_DEAD and certain):
             severity = Severity.ERROR if layer.dead > MOSTLY_DEAD else Severity.WARNING
             seen = f"{layer.dead:.0%} of the units are zero for all {layer.seen} values seen"
             yield finding("F303", severity, layer.name, seen, edits=_before(evidence, layer))
