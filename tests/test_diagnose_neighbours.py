@@ -397,3 +397,92 @@ def test_what_a_norm_counted_is_compared_channel_by_channel() -> None:
     assert counted is not None
     assert counted.spread == pytest.approx(1.0, abs=0.02)
     assert counted.shift == pytest.approx(0.0, abs=0.02)
+
+
+class Streamed(nn.Module):
+    """Residual blocks on a small embedding; what they add has one size behind norms, and the stream's without."""
+
+    def __init__(self, blocks: int, norm: str) -> None:
+        super().__init__()
+        self.norm, self.table = norm, nn.Embedding(50, 32)
+        nn.init.normal_(self.table.weight, std=0.02)
+        self.mix = nn.ModuleList(nn.Linear(32, 32, bias=False) for _ in range(blocks))
+        self.head = nn.Linear(32, 50)
+        with torch.no_grad():
+            for layer in self.mix:
+                layer.weight.normal_(std=32**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.table(x)
+        for layer in self.mix:
+            if self.norm == "pre":
+                x = x + layer(functional.layer_norm(x, (32,)))
+            elif self.norm == "post":
+                x = functional.layer_norm(x + layer(x), (32,))
+            else:
+                x = x + 2 * layer(x)
+        result: Tensor = self.head(x)
+        return result
+
+
+@pytest.mark.parametrize(("norm", "grows"), [("pre", False), ("post", False), ("none", True)])
+@pytest.mark.parametrize("blocks", [2, 6])
+def test_a_stream_that_a_norm_lifts_once_does_not_grow(norm: str, grows: bool, blocks: int) -> None:
+    _, found = judged(lambda: Case(Streamed(blocks, norm), torch.randint(50, (8, 12))))
+    assert ("F307" in found.codes) == (grows and blocks > 2)
+
+
+class Decaying(nn.Module):
+    """Learned rates that are added to what is summed over time, as exponentials or as they are."""
+
+    def __init__(self, rate: bool) -> None:
+        super().__init__()
+        self.first, self.head, self.rate = nn.Linear(16, 32), nn.Linear(32, 4), rate
+        self.decay = nn.Parameter(torch.linspace(-5, 3, 32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.first(x)) + (-torch.exp(self.decay) if self.rate else self.decay)
+        result: Tensor = self.head(torch.relu(x))
+        return result
+
+
+@pytest.mark.parametrize("rate", [True, False])
+def test_a_rate_is_no_bias_that_drowns(rate: bool) -> None:
+    _, found = judged(lambda: Case(Decaying(rate), torch.randn(32, 16)))
+    assert ("F208" in found.codes) != rate
+
+
+@pytest.mark.parametrize(("layers", "severity"), [(4, Severity.NOTE), (6, Severity.WARNING)])
+def test_the_default_of_few_layers_is_no_more_than_a_note(layers: int, severity: Severity) -> None:
+    def build() -> Case:
+        net = [part for _ in range(layers) for part in (nn.Linear(128, 128), nn.ReLU())]
+        return Case(nn.Sequential(*net, nn.Linear(128, 4)), torch.randn(64, 128))
+
+    _, found = judged(build)
+    assert {item.severity for item in found.findings if item.code == "F301"} == {severity}
+
+
+class Beside(nn.Module):
+    """Every layer is a sum of two ways, of which one is next to nothing."""
+
+    def __init__(self, larger: float) -> None:
+        super().__init__()
+        self.small = nn.ModuleList(nn.Linear(64, 64, bias=False) for _ in range(3))
+        self.large = nn.ModuleList(nn.Linear(64, 64, bias=False) for _ in range(3))
+        self.first, self.head = nn.Linear(16, 64), nn.Linear(64, 4)
+        for small, large in zip(self.small, self.large, strict=True):
+            nn.init.normal_(small.weight, std=1e-4)
+            nn.init.normal_(large.weight, std=larger / 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for small, large in zip(self.small, self.large, strict=True):
+            x = functional.gelu(small(x) + large(x))
+        result: Tensor = self.head(x)
+        return result
+
+
+@pytest.mark.parametrize(("larger", "vanishes"), [(1.5, False), (0.05, True)])
+def test_of_ways_side_by_side_the_larger_carries_the_signal(larger: float, vanishes: bool) -> None:
+    _, found = judged(lambda: Case(Beside(larger), torch.randn(64, 16)))
+    assert ("F301" in found.codes) == vanishes

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice, takewhile
 
 from fanin.diagnoses import Finding, Severity
@@ -16,6 +16,9 @@ LINE = math.sqrt(FAR)
 """e³ ≈ 20 in RMS, which is six e-foldings of the variance."""
 
 
+SHALLOW, DEFAULT = 5, 0.36
+"""So many layers train although each multiplies RMS by 1/√6 = 0.41, as PyTorch's default does before rectifiers, which
+finite widths make 0.36 to 0.46."""
 ABOVE_EPSILON = 0.1
 """A norm's ε is 10⁻³ at most, the power of a signal of RMS 0.03: one of three times that is not its ε's."""
 
@@ -25,8 +28,9 @@ ABOVE_EPSILON = 0.1
     "activations that vanish",
     why="what differs between inputs shrinks from layer to layer, until biases and rounding outweigh it",
     threshold="its variance falls by six e-foldings (RMS to 1/20) through a net without norms or streams, the depth "
-    "beyond which nets do not train; twelve are an error. For a norm: an output of under half of its scale, where its "
-    "ε outweighs the signal's variance three times",
+    "beyond which nets do not train; twelve are an error. A note where at most "
+    f"{SHALLOW} layers do so by PyTorch's own default, with which they train. For a norm: an output of under half of "
+    "its scale, where its ε outweighs the signal's variance three times",
     remedy="give every weight the gain of the activation behind it",
     source="Schoenholz et al. 2017 (arXiv:1611.01232); He et al. 2015, section 2.2",
 )
@@ -39,13 +43,24 @@ def vanishing(evidence: Evidence) -> Iterator[Finding]:
     hidden = hidden_chain(evidence)
     if not start or len(hidden) < 2:
         return
-    left = [_handed_on(evidence, layer) for layer in hidden]
-    smallest = hidden[left.index(min(left))]
-    ratio = min(left) / start
+    left = _left_by_depth(evidence, hidden)
+    layers, (least, smallest) = min(enumerate(left, start=1), key=lambda item: item[1][0])
+    ratio = least / start
     if ratio * LINE < 1:
-        severity = Severity.ERROR if ratio * FAR < 1 else Severity.WARNING
-        seen = f"what differs between inputs has RMS {min(left):.3g}, {ratio:.2g} of what the inputs have"
+        usual = layers <= SHALLOW and ratio > DEFAULT**layers
+        severity = Severity.ERROR if ratio * FAR < 1 else Severity.NOTE if usual else Severity.WARNING
+        seen = f"what differs between inputs has RMS {least:.3g}, {ratio:.2g} of what the inputs have"
         yield finding("F301", severity, smallest.name, seen, edits=evidence.redraw(*chain_weights(evidence)))
+
+
+def _left_by_depth(evidence: Evidence, hidden: Sequence[LayerSignal]) -> list[tuple[float, LayerSignal]]:
+    """What is left of the signal behind each layer; of ways side by side the largest carries it."""
+    best: dict[tuple[int | None, int], tuple[float, LayerSignal]] = {}
+    for layer in hidden:
+        place, size = (layer.tower, layer.weight_depth), _handed_on(evidence, layer)
+        if place not in best or size > best[place][0]:
+            best[place] = (size, layer)
+    return list(best.values())
 
 
 def _handed_on(evidence: Evidence, layer: LayerSignal) -> float:
@@ -166,7 +181,8 @@ GROWTH = 3.0
     "a residual stream that grows",
     why="each branch adds in proportion to the stream, which grows exponentially: the last layers drown the rest",
     threshold=f"from the first branch to the last by over {GROWTH:g}·√depth, where branches of one size make it grow "
-    "by √depth; ten times that is an error. Branches that each end in a norm or a layer scale are of one size",
+    "by √depth, while its branches grow by as much; ten times that is an error. Branches that each end in a norm or a "
+    "layer scale are of one size, and streams that are normalized have one",
     remedy="divide the last weight of each branch by √depth, or start it at zero",
     source="Zhang et al. 2019 (arXiv:1901.09321)",
 )
@@ -174,14 +190,23 @@ def growing_stream(evidence: Evidence) -> Iterator[Finding]:
     """Streams that outgrow the square root of their depth."""
     for stream, sums in evidence.signals.streams.items():
         ends = [node for node in evidence.graph if node.residual_last and node.stream == stream]
-        if len(sums) < 2 or not sums[0].rms or (ends and all(node.tamed_by for node in ends)):
+        if len(sums) < 2 or not sums[0].rms or (ends and all(node.tamed_by or node.post_norm for node in ends)):
             continue
         first, last = sums[0], max(sums[1:], key=lambda layer: layer.rms)
         start = max(first.rms, sums[1].rms if len(sums) > 3 else 0.0, first.stream_start or 0.0)
         growth = last.rms / start
         limit = GROWTH * math.sqrt(len(sums))
-        if growth > limit:
+        if growth > limit and _branch_growth(sums) > limit:
             severity = Severity.ERROR if growth > 10 * limit else Severity.WARNING
             seen = f"stream {stream} grows {growth:.3g} times over {len(sums)} branches; √{len(sums)} is usual"
             names = [node.name for node in ends if not node.frozen]
             yield finding("F307", severity, last.name, seen, edits=evidence.redraw(*names))
+
+
+def _branch_growth(sums: Sequence[LayerSignal]) -> float:
+    """The largest branch over the larger of the first two, which are often of two kinds.
+
+    Behind norms, branches are of one size whatever the stream is: on a small start they outgrow it, once.
+    """
+    sizes = [layer.branch_rms for layer in sums if layer.branch_rms]  # those that a zero shuts come later
+    return max(sizes) / max(sizes[: 2 if len(sizes) > 2 else 1]) if sizes else 1.0

@@ -179,7 +179,8 @@ def large_bias(evidence: Evidence) -> Iterator[Finding]:
     """Biases far larger than the signal that they are added to."""
     for node, signal in evidence.parameters():
         # A bias of exactly one opens a gate: in spatial gating units and highways.
-        gates = node.axes.blocks or node.activation in SHIFTED or (signal.constant and signal.mean == 1)
+        opened = signal.constant and signal.mean == 1
+        gates = node.axes.blocks or opened or SHIFTED.intersection((node.activation, *node.reparametrized))
         if node.role != Role.BIAS or gates or node.output or signal.rms < 0.5:
             continue
         for layer in evidence.signals.readers(node.name):
