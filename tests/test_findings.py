@@ -180,7 +180,7 @@ def chain(*sizes: float, gradients: tuple[float, ...] = (), **more: Any) -> dict
     """Plain layers whose outputs have these sizes, and the gradients of these."""
     names = [f"{index}.weight" for index in range(len(sizes))]
     layers = [
-        layer(i, weights=(name,), rms=size, grad_rms=gradients[i] if gradients else None)
+        layer(i, weights=(name,), weight_depth=i + 1, rms=size, grad_rms=gradients[i] if gradients else None)
         for i, (name, size) in enumerate(zip(names, sizes, strict=True))
     ]
     loss_from = "projection" if gradients else ""
@@ -190,7 +190,9 @@ def chain(*sizes: float, gradients: tuple[float, ...] = (), **more: Any) -> dict
 def test_size_through_depth() -> None:
     first = math.sqrt(2)  # Of an input of RMS 1, by He's gain.
     assert chain(first, 1.0, 0.052) == {}
-    assert chain(first, 1.0, 0.048) == {"F301": "warning"}
+    assert chain(first, 1.0, 0.048) == {"F301": "note"}  # as three layers of PyTorch's default may
+    assert chain(first, 1.0, 0.046) == {"F301": "warning"}
+    assert chain(first, 1.0, 1.0, 1.0, 1.0, 0.048) == {"F301": "warning"}
     assert chain(first, 1.0, 0.0024) == {"F301": "error"}
     assert chain(first, 1.0, 19.0) == {}
     assert chain(first, 1.0, 21.0) == {"F302": "warning"}
@@ -221,7 +223,8 @@ def test_collapse(last: float, severity: str | None) -> None:
 
 @pytest.mark.parametrize(("rms", "severity"), [(5.9, None), (6.1, "warning"), (61.0, "error")])
 def test_growing_stream(rms: float, severity: str | None) -> None:
-    sums = [layer(i, Kind.SUM, stream=0, rms=size, target="add") for i, size in enumerate((1.0, 1.0, 1.0, rms))]
+    sizes = (1.0, 1.0, 1.0, rms)
+    sums = [layer(i, Kind.SUM, stream=0, rms=x, branch_rms=x, target="add") for i, x in enumerate(sizes)]
     assert codes([], [], *sums).get("F307") == severity
 
 
@@ -345,7 +348,8 @@ def test_a_rare_class_is_no_saturation() -> None:
 
 
 def test_a_stream_of_normed_branches_grows_by_their_number() -> None:
-    sums = [layer(i, Kind.SUM, stream=0, rms=size, target="add") for i, size in enumerate((0.02, 0.1, 1.0, 2.0))]
+    sizes = (0.02, 0.1, 1.0, 2.0)
+    sums = [layer(i, Kind.SUM, stream=0, rms=x, branch_rms=x, target="add") for i, x in enumerate(sizes)]
     for tamed, found in (("norm.weight", None), ("", "warning")):
         last = node(stream=0, residual_last=True, tamed_by=tamed)
         assert codes([last], [signal()], *sums).get("F307") == found
