@@ -16,6 +16,7 @@ import fanin
 from fanin.comparison.workers import one_thread
 from fanin.diagnoses import Diagnosis, Severity
 from fanin.fans import Fans
+from fanin.findings import Evidence
 from fanin.measuring.attention import entropy_of_scores
 from fanin.measuring.counted import counted_by
 from fanin.schemes import Packed
@@ -184,6 +185,37 @@ def by_inputs(stack: Tensor) -> None:
     nn.init.normal_(stack, std=math.sqrt(1 / stack.shape[1]))
 
 
+class Set(nn.Module):
+    """A deep set: the mean of a function of each member, and a function of that."""
+
+    def __init__(self, gain: float) -> None:
+        super().__init__()
+        self.each = nn.Sequential(nn.Linear(3, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU())
+        self.whole = nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+        for layer in (self.each[0], self.each[2], self.whole[0]):
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+            layer.weight.data *= gain
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.whole(self.each(x).mean(1))
+        return result
+
+
+class Chain(nn.Module):
+    """Batch norms one behind the other, and a way beside them that may be joined at the end."""
+
+    def __init__(self, depth: int, *, joined: bool = False) -> None:
+        super().__init__()
+        parts = [part for _ in range(depth) for part in (nn.Linear(32, 32), nn.BatchNorm1d(32), nn.ReLU())]
+        self.chain, self.joined, self.head = nn.Sequential(*parts), joined, nn.Linear(64 if joined else 32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        end = self.chain(x)
+        result: Tensor = self.head(torch.cat([end, x], -1) if self.joined else end)
+        return result
+
+
 def itself(output: Tensor) -> Tensor:
     return output
 
@@ -281,6 +313,27 @@ PAIRS: list[tuple[str, str, str, Build, Build]] = [
         lambda: squeezed(std=1.0),
     ),
     (
+        "a set that vanishes before its mean",
+        "F301",
+        "whole",
+        lambda: Case(Set(0.15), torch.randn(64, 400, 3)),
+        lambda: Case(Set(1.0), torch.randn(64, 400, 3)),
+    ),
+    (
+        "fifty batch norms without a way beside them",
+        "F403",
+        "chain.0",
+        lambda: Case(Chain(50), torch.randn(64, 32)),
+        lambda: Case(Chain(50, joined=True), torch.randn(64, 32)),
+    ),
+    (
+        "as many batch norms as no published chain has",
+        "F403",
+        "chain.0",
+        lambda: Case(Chain(45), torch.randn(64, 32)),
+        lambda: Case(Chain(19), torch.randn(64, 32)),
+    ),
+    (
         "places weighed by one number",
         "F308",
         "softmax",
@@ -320,8 +373,8 @@ def test_its_neighbour_is_healthy(build: Build) -> None:
     assert not serious(diagnosis)
 
 
-MENDED = [pair for pair in PAIRS if pair[2] not in ("1.running_var", "1.running_mean", "table")]
-"""What a plan can mend: parameters, and no buffers."""
+MENDED = [pair for pair in PAIRS if pair[2] not in ("1.running_var", "1.running_mean", "table", "chain.0")]
+"""What a plan can mend: parameters, and neither buffers nor a depth."""
 
 
 @pytest.mark.parametrize(("code", "build"), [(pair[1], pair[3]) for pair in MENDED], ids=[pair[0] for pair in MENDED])
@@ -486,3 +539,33 @@ class Beside(nn.Module):
 def test_of_ways_side_by_side_the_larger_carries_the_signal(larger: float, vanishes: bool) -> None:
     _, found = judged(lambda: Case(Beside(larger), torch.randn(64, 16)))
     assert ("F301" in found.codes) == vanishes
+
+
+def test_what_differs_is_compared_between_members_of_one_set() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        signals = fanin.measure(Set(1.0), torch.randn(64, 400, 3))
+    evidence = Evidence(signals.graph, signals)
+    assert evidence.averaged(signals.layer("each.2")) == 1.0
+    assert evidence.averaged(signals.layer("whole.0")) == 400.0
+
+
+def test_small_factors_of_what_is_joined_shut_it_as_layer_scales_do() -> None:
+    class Dense(nn.Module):
+        def __init__(self, factor: float) -> None:
+            super().__init__()
+            self.first = nn.Linear(32, 32)
+            self.layers = nn.ModuleList(nn.Linear(32 * depth, 32) for depth in range(1, 6))
+            self.norms = nn.ModuleList(nn.LayerNorm(32 * depth) for depth in range(1, 6))
+            self.factors = nn.ParameterList(nn.Parameter(torch.full((32,), factor)) for _ in range(5))
+            self.head = nn.Linear(32 * 6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.first(x)
+            for norm, layer, factor in zip(self.norms, self.layers, self.factors, strict=True):
+                x = torch.cat([x, layer(norm(x)).relu() * factor], -1)
+            result: Tensor = self.head(x)
+            return result
+
+    _, diagnosis = judged(lambda: Case(Dense(1e-6), torch.randn(32, 32)))
+    assert not diagnosis.of("F40")

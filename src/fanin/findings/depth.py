@@ -28,9 +28,9 @@ ABOVE_EPSILON = 0.1
     "activations that vanish",
     why="what differs between inputs shrinks from layer to layer, until biases and rounding outweigh it",
     threshold="its variance falls by six e-foldings (RMS to 1/20) through a net without norms or streams, the depth "
-    "beyond which nets do not train; twelve are an error. A note where at most "
-    f"{SHALLOW} layers do so by PyTorch's own default, with which they train. For a norm: an output of under half of "
-    "its scale, where its ε outweighs the signal's variance three times",
+    "beyond which nets do not train; twelve are an error; the mean of n positions counts √n times. A note where at "
+    f"most {SHALLOW} layers do so by PyTorch's own default, with which they train. For a norm: an output of under half "
+    "of its scale, where its ε outweighs the signal's variance three times",
     remedy="give every weight the gain of the activation behind it",
     source="Schoenholz et al. 2017 (arXiv:1611.01232); He et al. 2015, section 2.2",
 )
@@ -57,7 +57,8 @@ def _left_by_depth(evidence: Evidence, hidden: Sequence[LayerSignal]) -> list[tu
     """What is left of the signal behind each layer; of ways side by side the largest carries it."""
     best: dict[tuple[int | None, int], tuple[float, LayerSignal]] = {}
     for layer in hidden:
-        place, size = (layer.tower, layer.weight_depth), _handed_on(evidence, layer)
+        place = (layer.tower, layer.weight_depth)
+        size = _handed_on(evidence, layer) * math.sqrt(evidence.averaged(layer))
         if place not in best or size > best[place][0]:
             best[place] = (size, layer)
     return list(best.values())

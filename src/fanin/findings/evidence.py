@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 from fanin.diagnoses import Edit
 from fanin.graph import BESIDE, Graph, ParameterNode, Role
@@ -169,6 +170,24 @@ class Evidence:
             layer for layer in layers if layer.rms and all(self.signals.parameter(n).rms for n in layer.weights[:1])
         )
 
+    def averaged(self, layer: LayerSignal) -> float:
+        """Over how many positions the signal was averaged before an operation.
+
+        What differs from input to input has 1/√n of its size in the mean of n positions that differ by themselves, as
+        the members of a set do: this is the mean's doing, and no fault of a weight.
+        """
+        count = 1.0
+        for before, pool in pairwise(self.signals.layers[: layer.index]):
+            if pool.kind == Kind.POOLING and pool.shape and pool.tower == layer.tower and _is_mean(pool):
+                count *= max(math.prod(before.shape) / math.prod(pool.shape), 1.0)
+        return count
+
+    @cached_property
+    def alone(self) -> bool:
+        """Whether the signal has one way only: no streams, and nothing beside that is joined to it."""
+        joined = any(layer.target in ("cat", "concat") for layer in self.signals.layers)
+        return not joined and not self.signals.streams and all(node.stream is None for node in self.graph)
+
     def gain(self, layer: LayerSignal) -> float | None:
         """``std·√fan_in`` of the weight that an operation reads: what it multiplies a signal's RMS by."""
         for name in layer.weights:
@@ -190,6 +209,10 @@ def _root_of_copy(name: str, other: str) -> str:
         its.pop()
     stacked = mine[:-1] == its[:-1] and mine[-1].isdecimal() and its[-1].isdecimal()
     return "" if stacked else ".".join(mine)
+
+
+def _is_mean(layer: LayerSignal) -> bool:
+    return layer.target == "mean" or "avg_pool" in layer.target
 
 
 def weight_rms(signal: ParameterSignal) -> float:

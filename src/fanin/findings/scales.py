@@ -192,8 +192,10 @@ def _is_by_outputs(node: ParameterNode, signal: ParameterSignal) -> bool:
 
 
 def _is_stack(node: ParameterNode) -> bool:
-    """Whether a tensor of three axes or more holds matrices side by side, as those of experts."""
-    return node.role is Role.LINEAR and len(node.shape) > 2
+    """Whether a tensor of three axes or more holds matrices side by side along its first, as those of experts."""
+    axes = node.axes
+    several = next((part for part in (axes.in_axis, axes.out_axis) if 0 in part and len(part) > 1), ())
+    return node.role is Role.LINEAR and len(node.shape) > 2 and (0 in axes.batch_axis or bool(several))
 
 
 def _variances(fan_in: float, fan_out: float, scales: tuple[float, ...] = SCALES) -> Iterator[float]:
