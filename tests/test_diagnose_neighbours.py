@@ -216,6 +216,61 @@ class Chain(nn.Module):
         return result
 
 
+class Offsets(nn.Module):
+    """Two layers that add to what they read scores of places, by weights that are written or drawn once for both."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(2))
+        self.places = nn.ModuleList(nn.Linear(3, 16) for _ in range(2))
+        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 4)
+        for place in self.places:
+            place.weight.data.copy_(weight)
+
+    def forward(self, x: Tensor, offsets: Tensor) -> Tensor:
+        for layer, place in zip(self.layers, self.places, strict=True):
+            x = x + self.norm(layer(x) + place(offsets)).relu()
+        result: Tensor = self.head(x)
+        return result
+
+
+class Scaled(nn.Module):
+    """A small stream, whose branches begin with a norm and end with a layer scale, or without."""
+
+    def __init__(self, size: float, scale: float) -> None:
+        super().__init__()
+        self.first = nn.Linear(16, 32)
+        self.norms = nn.ModuleList(nn.LayerNorm(32) for _ in range(3))
+        self.layers = nn.ModuleList(nn.Linear(32, 32) for _ in range(3))
+        self.head = nn.Linear(32, 4)
+        self.scales = nn.ParameterList(nn.Parameter(torch.full((32,), scale)) for _ in range(3 * (scale < 1)))
+        nn.init.normal_(self.first.weight, std=size / 4)
+        nn.init.zeros_(self.first.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        for place, (norm, layer) in enumerate(zip(self.norms, self.layers, strict=True)):
+            inner = layer(norm(x)).relu()
+            x = x + (self.scales[place] * inner if len(self.scales) else inner)
+        result: Tensor = self.head(x)
+        return result
+
+
+def averaged(size: float) -> Case:
+    """A norm of the mean over so many places that a thirtieth is left of what differs."""
+    end = nn.Sequential(Mean(), nn.LayerNorm(32, eps=1e-3))
+    model = nn.Sequential(nn.Conv1d(8, 32, 1, bias=False), end, nn.Linear(32, 4))
+    nn.init.normal_(model[0].weight, std=size * 0.7 / math.sqrt(8))
+    return Case(model, torch.randn(64, 8, 1024))
+
+
+class Mean(nn.Module):
+    """The mean over places."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(2)
+
+
 def itself(output: Tensor) -> Tensor:
     return output
 
@@ -304,6 +359,30 @@ PAIRS: list[tuple[str, str, str, Build, Build]] = [
         "inner",
         lambda: Case(Stacked(nn.init.kaiming_normal_), torch.randn(64, 8)),
         lambda: Case(Stacked(by_inputs), torch.randn(64, 8)),
+    ),
+    (
+        "two layers that drew the same",
+        "F102",
+        "places",
+        lambda: Case(Offsets(torch.randn(16, 3)), (torch.randn(64, 16), torch.randn(64, 3))),
+        lambda: Case(
+            Offsets(torch.cartesian_prod(*[torch.tensor([-1.0, 0.0, 1.0])] * 3)[:16]),
+            (torch.randn(64, 16), torch.randn(64, 3)),
+        ),
+    ),
+    (
+        "a norm under its ε, in a branch that is open",
+        "F301",
+        "norms.0",
+        lambda: Case(Scaled(1e-3, 1.0), torch.randn(64, 16)),
+        lambda: Case(Scaled(1e-3, 1e-6), torch.randn(64, 16)),
+    ),
+    (
+        "a norm of a vanished mean",
+        "F301",
+        "1.1",
+        lambda: averaged(0.01),
+        lambda: averaged(1.0),
     ),
     (
         "a squeeze that is large by no rule",

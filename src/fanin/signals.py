@@ -30,7 +30,7 @@ class Signals:
         graph: what each parameter is.
         buffers: every floating-point buffer.
         twins: groups of parameters of two or more that hold the same values bit for bit and are not tied; parameters
-            that are constant (zeros, ones) are in none.
+            that are constant (zeros, ones), or of few numbers, which are written and not drawn, are in none.
         inputs: what the model was called with, in words.
         samples: the size of the batch; None where it is not known.
         precision: the dtype that autocast ran in; empty without autocast.

@@ -75,17 +75,34 @@ def _swallowed(evidence: Evidence) -> Iterator[Finding]:
     for layer in evidence.signals.of_kind(Kind.NORM) if evidence.finite else ():
         scales = [name for name in layer.weights if evidence.graph[name].role == Role.NORM_SCALE]
         scale = evidence.signals.parameter(scales[0]).rms if scales else 1.0
-        if not scale or (scales and scale < 0.5) or layer.rms >= 0.5 * scale or not _standardizes(evidence, layer):
+        # The mean over n positions takes √n from what differs, which is no weight's doing.
+        limit = 0.5 * scale / math.sqrt(evidence.averaged(layer) / evidence.averaged(_before(evidence, layer, 2)))
+        if not scale or (scales and scale < 0.5) or layer.rms >= limit or not _standardizes(evidence, layer):
             continue
         # The rows of a table outgrow an ε by themselves: a step of Adam's is larger than many a table that is meant so.
         table = bool(layer.index) and evidence.signals.layers[layer.index - 1].kind == Kind.EMBEDDING
         severity = Severity.ERROR if layer.rms * LINE < scale and not table else Severity.WARNING
+        if severity is Severity.WARNING and any(_is_shut(evidence, layer, name) for name in scales):
+            continue
         if layer.rms * LINE < scale and _given(evidence, layer) > ABOVE_EPSILON:
             seen = f"the norm puts out RMS {layer.rms:.3g}: what it normalizes together is all alike"
             yield finding("F301", severity, layer.name, seen)
         elif layer.rms or _zero_weight(evidence, layer):  # else the model feeds it zeros, such as queries of a decoder
             seen = f"the norm puts out RMS {layer.rms:.3g} with a scale of {scale:.3g}: its ε outweighs the signal"
             yield finding("F301", severity, layer.name, seen, edits=evidence.redraw(*_feeding(evidence, layer)))
+
+
+def _before(evidence: Evidence, layer: LayerSignal, steps: int) -> LayerSignal:
+    return evidence.signals.layers[max(layer.index - steps, 0)]
+
+
+def _is_shut(evidence: Evidence, layer: LayerSignal, scale: str) -> bool:
+    """Whether a norm is in a residual branch that starts shut, by a layer scale or a last norm."""
+    stream = evidence.graph[scale].stream
+    later = islice(evidence.signals.layers, layer.index + 1, None)
+    behind = (evidence.graph[name] for item in later for name in item.weights)
+    end = next((node for node in behind if node.residual_last and node.stream == stream), None)
+    return stream is not None and end is not None and bool(end.tamed_by)
 
 
 def _standardizes(evidence: Evidence, layer: LayerSignal) -> bool:
