@@ -271,6 +271,14 @@ class Mean(nn.Module):
         return x.mean(2)
 
 
+def single(bias: float) -> Case:
+    """A density: a rectified number, whose weights happen to be all negative, behind what is all positive."""
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 1), nn.ReLU())
+    model[2].weight.data.abs_().neg_()
+    nn.init.constant_(model[2].bias, bias)
+    return Case(model, torch.randn(64, 16))
+
+
 def itself(output: Tensor) -> Tensor:
     return output
 
@@ -382,7 +390,14 @@ PAIRS: list[tuple[str, str, str, Build, Build]] = [
         "F301",
         "1.1",
         lambda: averaged(0.01),
-        lambda: averaged(1.0),
+        lambda: averaged(0.4),
+    ),
+    (
+        "one unit that its bias holds down",
+        "F303",
+        "3",
+        lambda: single(-10.0),
+        lambda: single(0.1),
     ),
     (
         "a squeeze that is large by no rule",

@@ -15,6 +15,8 @@ from fanin.schemes import Zeros
 FEW = 8
 """With fewer values seen of each unit, chance alone makes one in 2⁸ look dead, and more with correlated samples; with
 fewer units, all of them at once."""
+HELD = 0.5
+"""torch's default biases are within ±1/√fan_in, which is less from 4 inputs on."""
 MOSTLY_DEAD = 0.9
 SATURATED = 0.5
 """Half of the slopes under a twentieth of the largest: a centred tanh needs inputs of std 3.2 for that."""
@@ -41,7 +43,8 @@ def dead_units(evidence: Evidence) -> Iterator[Finding]:
         if layer.dead is None or layer.seen < FEW or not evidence.finite or _starved(evidence, layer):
             continue
         units = max(layer.shape[1] if len(layer.shape) > 3 else layer.shape[-1], 1)
-        certain = units >= FEW  # two units of a squeeze are dead once in four times, where the inputs are alike
+        # Two units of a squeeze are dead once in four times, where the inputs are alike, unless a bias holds them down.
+        certain = units >= FEW or _held_down(evidence, layer)
         if layer.dead > 0.5 + 1.5 / math.sqrt(units) or (layer.dead > MOSTLY_DEAD and certain):
             severity = Severity.ERROR if layer.dead > MOSTLY_DEAD else Severity.WARNING
             seen = f"{layer.dead:.0%} of the units are zero for all {layer.seen} values seen"
@@ -71,6 +74,13 @@ def saturated_units(evidence: Evidence) -> Iterator[Finding]:
         if "relu" not in layer.target and FULL < layer.rms <= 1:
             seen = f"the state has RMS {layer.rms:.3g} in a range of ±1"
             yield finding("F304", Severity.WARNING, layer.name, seen, edits=evidence.redraw(*layer.weights))
+
+
+def _held_down(evidence: Evidence, layer: LayerSignal) -> bool:
+    """Whether a bias or a norm's shift before an activation is negative throughout, and no small draw around zero."""
+    names = (name for name in _parameters_before(evidence, layer))
+    shifts = (name for name in names if evidence.graph[name].role in (Role.BIAS, Role.NORM_SHIFT))
+    return any(evidence.signals.parameter(name).max <= -HELD for name in shifts)
 
 
 def _prior(evidence: Evidence, layer: LayerSignal) -> bool:
