@@ -279,6 +279,25 @@ def single(bias: float) -> Case:
     return Case(model, torch.randn(64, 16))
 
 
+class Compared(nn.Module):
+    """The cosines of two towers' outputs, times the exponential of a learned number, as in CLIP."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.towers = nn.ModuleList(nn.Linear(width, 24) for width in (12, 8))
+        self.scale = nn.Parameter(torch.tensor(scale))
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        parts = zip(self.towers, (first, second), strict=True)
+        a, b = (functional.normalize(tower(part), dim=-1) for tower, part in parts)
+        return self.scale.exp() * a @ b.T
+
+
+def compared(scale: float) -> Case:
+    inputs = (torch.randn(32, 12), torch.randn(32, 8))
+    return Case(Compared(scale), inputs, lambda logits: functional.cross_entropy(logits, torch.arange(32)))
+
+
 def itself(output: Tensor) -> Tensor:
     return output
 
@@ -398,6 +417,13 @@ PAIRS: list[tuple[str, str, str, Build, Build]] = [
         "3",
         lambda: single(-10.0),
         lambda: single(0.1),
+    ),
+    (
+        "a logit scale whose logarithm was forgotten",
+        "F309",
+        "scale",
+        lambda: compared(1 / 0.07),
+        lambda: compared(math.log(1 / 0.07)),
     ),
     (
         "a squeeze that is large by no rule",

@@ -8,10 +8,11 @@ from dataclasses import replace
 
 from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.evidence import Evidence, weight_rms
+from fanin.findings.factors import divided, learned_scale
 from fanin.findings.registry import finding, register
 from fanin.graph import ParameterNode, Role
 from fanin.observations import Kind, LayerSignal
-from fanin.schemes import Constant, Packed, Scheme
+from fanin.schemes import Packed, Scheme
 
 SHARP = 1 / 3
 """Of the entropy of looking everywhere alike: the cube root of the keys is left. The variance of the scores is then
@@ -21,8 +22,6 @@ FEW_KEYS = 4
 ROOM = 1.5
 """Normal scores of standard deviation s cost s²/2 nats of entropy: at 1.5 over a third is left from six keys on, and
 weights that make such scores need no further factor."""
-SCALED_WITHIN = 4
-"""Operations between the product of queries and keys and the softmax: a scale, a bias, a mask."""
 
 
 @register(
@@ -48,9 +47,9 @@ def one_hot(evidence: Evidence) -> Iterator[Finding]:
 def _softened(evidence: Evidence, layer: LayerSignal) -> tuple[Edit, ...]:
     """Edits after which the scores have a standard deviation of 1 over the keys: of their scale, or of queries."""
     spread = layer.score_std or 1.0
-    scale = _learned_scale(evidence, layer)
+    scale = learned_scale(evidence, layer.index)
     if scale is not None:
-        return (_divided(evidence, scale, spread),)
+        return (divided(evidence, scale, spread),)
     names = _scores(evidence, layer)
     edits = evidence.redraw(*names)
     # The recommended weights may leave the scores large: where nothing divides them by √width, queries have to.
@@ -87,26 +86,6 @@ def _smaller(node: ParameterNode, scheme: Scheme, factor: float) -> Scheme:
         return scheme.scaled(1 / factor)
     parts = {name: scheme.part(name) for name in names}
     return Packed.of({**parts, "q": parts["q"].scaled(1 / factor)})
-
-
-def _learned_scale(evidence: Evidence, layer: LayerSignal) -> ParameterNode | None:
-    """The learned number, if there is one, that scores of unit vectors are multiplied by: no weight changes those."""
-    before = evidence.signals.layers[max(layer.index - SCALED_WITHIN, 0) : layer.index]
-    for earlier in reversed(before):
-        for name in earlier.weights:
-            node, signal = evidence.graph[name], evidence.signals.parameter(name)
-            if node.is_weight:
-                return None
-            if signal.constant and signal.rms and max(node.shape, default=1) == math.prod(node.shape):
-                return node
-    return None
-
-
-def _divided(evidence: Evidence, node: ParameterNode, factor: float) -> Edit:
-    """The edit that divides a learned scale; of one that is the exponential of a parameter, a difference."""
-    value = evidence.signals.parameter(node.name).mean
-    exponential = "exp" in node.reparametrized
-    return Edit(node.name, Constant(value - math.log(factor) if exponential else value / factor))
 
 
 def _scores(evidence: Evidence, layer: LayerSignal) -> list[str]:

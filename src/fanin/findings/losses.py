@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.evidence import Evidence
+from fanin.findings.factors import divided, learned_scale, of_unit_vectors
 from fanin.findings.registry import finding, register
 from fanin.graph import Role
 from fanin.observations import Kind
@@ -22,8 +23,9 @@ SHRUNK = 0.3
     why="the net starts sure of wrong answers, and the first steps only unlearn them",
     threshold="for cross-entropy over 1.5 times ln C, the loss of knowing nothing: the net knows less than nothing by "
     "half of that; over 3 times is an error. Another loss is compared with that of zeros: over 3 times, where outputs "
-    "have twice the power of their targets; over 9 times is an error",
-    remedy="shrink the output layer, and zero its bias",
+    "have twice the power of their targets; over 9 times is an error. Of cosines only the errors are told: what "
+    "they are multiplied by is a temperature, and chosen",
+    remedy="shrink the output layer, or the learned scale of cosines, and zero its bias",
     source="Karpathy 2019, a recipe for training neural networks: verify the loss at init",
 )
 def first_loss(evidence: Evidence) -> Iterator[Finding]:
@@ -33,18 +35,36 @@ def first_loss(evidence: Evidence) -> Iterator[Finding]:
     if loss is None or uninformed is None or uninformed <= 0 or not math.isfinite(loss):
         return
     line, wrong = (1.5, 3.0) if _is_entropy(uninformed) else (3.0, 9.0)
+    cosines = of_unit_vectors(evidence)
+    line = wrong if cosines else line  # their scale is a temperature, and chosen
     if loss <= line * uninformed:
         return
-    outputs = [node for node, _ in evidence.parameters() if node.output]
-    weights = [node.name for node in outputs if node.is_weight or node.role == Role.EMBEDDING]
-    biases = [Edit(node.name, Zeros()) for node in outputs if node.role == Role.BIAS]
     severity = Severity.ERROR if loss > wrong * uninformed else Severity.WARNING
     seen = f"the loss is {loss:.3g}; knowing nothing costs {uninformed:.3g}"
-    if not weights:
-        last = [name for layer in evidence.signals.of_kind(Kind.WEIGHT)[-1:] for name in layer.weights]
-        weights = [name for name in last if evidence.graph[name].role != Role.BIAS]
-    edits = (*(Edit(name, evidence.scheme(name).scaled(SHRUNK)) for name in weights), *biases)
+    factor = learned_scale(evidence, len(evidence.signals.layers)) if cosines else None
+    if factor is not None:
+        edit = divided(evidence, factor, evidence.signals.layers[-1].rms or 1.0)
+        yield finding("F309", severity, factor.name, seen, edits=(edit,))
+        return
+    weights = _output_weights(evidence)
+    edits = () if cosines else _shrunk(evidence, weights)
     yield finding("F309", severity, weights[0] if weights else "", seen, edits=edits, places=weights[1:])
+
+
+def _output_weights(evidence: Evidence) -> list[str]:
+    """The output layers' weights, or those of the last layer where none is known for one."""
+    outputs = [node for node, _ in evidence.parameters() if node.output]
+    weights = [node.name for node in outputs if node.is_weight or node.role == Role.EMBEDDING]
+    if weights:
+        return weights
+    last = [name for layer in evidence.signals.of_kind(Kind.WEIGHT)[-1:] for name in layer.weights]
+    return [name for name in last if evidence.graph[name].role != Role.BIAS]
+
+
+def _shrunk(evidence: Evidence, weights: list[str]) -> tuple[Edit, ...]:
+    biases = (node.name for node, _ in evidence.parameters() if node.output and node.role == Role.BIAS)
+    smaller = (Edit(name, evidence.scheme(name).scaled(SHRUNK)) for name in weights)
+    return (*smaller, *(Edit(name, Zeros()) for name in biases))
 
 
 def _is_entropy(uninformed: float) -> bool:
