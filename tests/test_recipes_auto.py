@@ -550,18 +550,19 @@ def test_a_net_of_one_input_knows_more_than_its_sign(stem: bool) -> None:
 
 
 class Narrow(nn.Module):
-    """Layers of few inputs whose biases stay at zero: grouped, a gate, the end of a branch, the output."""
+    """Layers of few inputs whose biases stay at zero: convolutions, a gate, the end of a branch, the output."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.depthwise, self.squeeze = nn.Conv1d(16, 16, 3, padding=1, groups=16), nn.Conv1d(16, 4, 1)
-        self.excite, self.up, self.down = nn.Conv1d(4, 16, 1), nn.Conv1d(16, 4, 1), nn.Conv1d(4, 16, 1)
-        self.mix, self.head = nn.Linear(16, 4), nn.Linear(4, 3)
+        self.depthwise = nn.Conv1d(16, 16, 3, padding=1, groups=16)
+        self.squeeze, self.excite = nn.Linear(16, 4), nn.Linear(4, 16)
+        self.up, self.down, self.mix, self.head = nn.Linear(16, 4), nn.Linear(4, 16), nn.Linear(16, 4), nn.Linear(4, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.depthwise(x)).mean(-1)
         x = x * torch.sigmoid(self.excite(torch.relu(self.squeeze(x))))
         x = x + self.down(torch.relu(self.up(x)))
-        return self.head(torch.relu(self.mix(torch.relu(self.depthwise(x)).mean(-1))))
+        return self.head(torch.relu(self.mix(x)))
 
 
 def test_few_inputs_alone_do_not_spread_a_bias() -> None:

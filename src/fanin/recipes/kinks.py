@@ -53,10 +53,11 @@ class Kinks:
 
 
 def _is_narrow(node: ParameterNode) -> bool:
-    """Whether all units of a layer take in the same few numbers, for something to bend, not to gate or score."""
-    if node.role not in (Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE) or node.axes.blocks or node.gate or node.output:
-        return False
-    if node.axes.groups > 1 or not 0 < node.fans.fan_in <= NARROW:
+    """Whether a linear layer takes in few numbers for something behind it to bend, not to gate or score.
+
+    Convolutions have kinks of their own in every window, and gained nothing in races.
+    """
+    if node.role != Role.LINEAR or not 0 < node.fans.fan_in <= NARROW or node.axes.blocks or node.gate or node.output:
         return False
     if node.feedback or node.feeds_state or node.residual_last:
         return False
