@@ -17,11 +17,13 @@ from fanin.recipes.classic import beside_weights, for_each_block
 from fanin.recipes.following import LINEAR, following, frequency
 from fanin.recipes.kinks import Kinks
 from fanin.recipes.lengths import Running, stable_length
+from fanin.recipes.rectifiers import common_slope
 from fanin.recipes.registry import register
 from fanin.recipes.state_gates import StateGates
 from fanin.recipes.states import state_power
 from fanin.schemes import (
     Keep,
+    LooksLinear,
     Normal,
     Orthogonal,
     ScaledOrthogonal,
@@ -41,7 +43,7 @@ LONE_HEAD = 0.3
 """The same where it is the only weight: there is no layer below that needs its gradient."""
 
 
-@register("auto", sources=("he2015", "saxe2014"))
+@register("auto", sources=("he2015", "saxe2014", "balduzzi2017"))
 def auto(graph: Graph) -> Plan:
     """For every parameter by its role: what follows, true fans, residual depth, recurrence, plain depth."""
     nodes = list(graph)
@@ -50,10 +52,11 @@ def auto(graph: Graph) -> Plan:
     head = HEAD if sum(node.is_weight for node in nodes) > 1 else LONE_HEAD
     gated_state = any(map(_squashes, {name for node in nodes if node.feedback for name in _activations(node)}))
     depth = plain_depth(graph)
-    running = _running(nodes, depth)
+    slope = common_slope(nodes) if depth >= DEEP else None
+    running = _running(nodes, depth) if slope is None else None
     bare = not normed and _multiplies(nodes)
     chooser = _Chooser(
-        depth, running, head, bare, _factors(nodes), tied, gated_state, StateGates.of(nodes), Kinks.of(nodes)
+        depth, slope, running, head, bare, _factors(nodes), tied, gated_state, StateGates.of(nodes), Kinks.of(nodes)
     )
     return Plan.of(graph, "auto", chooser.choose)
 
@@ -125,6 +128,8 @@ class _Chooser:
 
     depth: int
     """Plain layers, see `plain_depth`."""
+    slope: float | None
+    """Of the odd part of their activations, where that is linear: see `common_slope`."""
     running: Running | None
     """The length at which these run, where unit variance is not stable."""
     head: float
@@ -226,6 +231,12 @@ class _Chooser:
         if self.running is not None:
             return self._long(node, activation, self.running)
         gain, words = self._gain(node, activation)
+        if self.slope is not None and node.weight_depth > 1:
+            words = f"{self.depth} plain layers of rectifiers: mirrored, so that they start as one linear map"
+            return LooksLinear(1 / self.slope), f"{words}, gain {1 / self.slope:.4f}"
+        if self.slope is not None:
+            words = f"{words}; first of {self.depth} plain layers of rectifiers: its rows mirrored, so that they start"
+            return LooksLinear(gain, mirrored=False), f"{words} as one linear map"
         if activation and activation not in LINEAR and node.captured is None and not _squashes(activation):
             lowered = tamed_gain(activation, gain, self.depth)
             if lowered < gain:
