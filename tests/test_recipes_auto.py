@@ -161,6 +161,42 @@ def test_deep_plain_nets_of_rectifiers_start_as_linear_maps(activation: Callable
         assert 0.3 < power < 3
 
 
+class Again(nn.Module):
+    """One layer applied again and again, and the input anew at every step or not."""
+
+    def __init__(self, activation: Callable[[torch.Tensor], torch.Tensor], *, driven: bool) -> None:
+        super().__init__()
+        self.enter, self.again, self.head = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+        self.activation, self.driven = activation, driven
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        state = self.activation(self.enter(x[:, 0]))
+        for time in range(20):
+            made = self.again(state)
+            state = self.activation(made + self.enter(x[:, time]) if self.driven else made)
+        return self.head(state)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.1])
+def test_one_layer_of_rectifiers_again_and_again_keeps_lengths(slope: float) -> None:
+    def leaky(x: torch.Tensor) -> torch.Tensor:
+        return functional.leaky_relu(x, slope) if slope else functional.relu(x)
+
+    with torch.random.fork_rng(devices=[]):
+        model, driven = Again(leaky, driven=False), Again(leaky, driven=True)
+    x = torch.randn(64, 20, 16, generator=torch.Generator().manual_seed(0))
+    scheme = fanin.initialize(model, x, seed=0)["again.weight"].scheme
+    assert isinstance(scheme, LooksLinear)
+    assert scheme.gain == pytest.approx(1 / (1 + slope))
+    with torch.no_grad():
+        first = state = leaky(model.again(leaky(model.enter(x[:, 0]))))
+        for _ in range(19):
+            state = leaky(model.again(state))
+    assert state.square().mean() == pytest.approx(first.square().mean().item(), rel=0.05)
+    assert planned(lambda: Again(torch.tanh, driven=False), 2, 20, 16)["again.weight"].scheme == Orthogonal()
+    assert fanin.plan(driven, x)["again.weight"].scheme == Orthogonal(), "a recurrence over inputs"
+
+
 def test_only_whole_nets_of_rectifiers_are_mirrored() -> None:
     def schemes(*extra: Callable[[], nn.Module]) -> set[type]:
         plan = planned(

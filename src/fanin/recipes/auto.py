@@ -17,7 +17,7 @@ from fanin.recipes.classic import beside_weights, for_each_block
 from fanin.recipes.following import LINEAR, following, frequency
 from fanin.recipes.kinks import Kinks
 from fanin.recipes.lengths import Running, stable_length
-from fanin.recipes.rectifiers import common_slope
+from fanin.recipes.rectifiers import common_slope, slope_behind
 from fanin.recipes.registry import register
 from fanin.recipes.state_gates import StateGates
 from fanin.recipes.states import state_power
@@ -51,12 +51,23 @@ def auto(graph: Graph) -> Plan:
     tied = any(node.role == Role.EMBEDDING and node.aliases for node in nodes)
     head = HEAD if sum(node.is_weight for node in nodes) > 1 else LONE_HEAD
     gated_state = any(map(_squashes, {name for node in nodes if node.feedback for name in _activations(node)}))
+    driven = any(node.feeds_state for node in nodes)
     depth = plain_depth(graph)
     slope = common_slope(nodes) if depth >= DEEP else None
     running = _running(nodes, depth) if slope is None else None
     bare = not normed and _multiplies(nodes)
     chooser = _Chooser(
-        depth, slope, running, head, bare, _factors(nodes), tied, gated_state, StateGates.of(nodes), Kinks.of(nodes)
+        depth=depth,
+        slope=slope,
+        running=running,
+        head=head,
+        bare=bare,
+        factors=_factors(nodes),
+        tied=tied,
+        driven=driven,
+        gated_state=gated_state,
+        state_gates=StateGates.of(nodes),
+        kinks=Kinks.of(nodes),
     )
     return Plan.of(graph, "auto", chooser.choose)
 
@@ -140,6 +151,8 @@ class _Chooser:
     """The activations whose results are factors of something else, where no packed weight says which."""
     tied: bool
     """An embedding that is the output layer as well."""
+    driven: bool
+    """A recurrence that takes in something at its steps beside its state."""
     gated_state: bool
     """Gates in a recurrence, of a layer or written by hand."""
     state_gates: StateGates
@@ -171,6 +184,11 @@ class _Chooser:
 
     def _weight(self, node: ParameterNode, activation: str | None) -> tuple[Scheme, str]:
         fan_in = f"fan_in {node.fans.fan_in:g}"
+        if self._is_tied_depth(node) and (slope := slope_behind(node)):
+            words = (
+                f"one layer again and again, followed by {activation}: mirrored, so that its steps start as one linear"
+            )
+            return LooksLinear(1 / slope), f"{words} map that keeps lengths, gain {1 / slope:.4f}"
         if node.feedback or (node.role == Role.RECURRENT and not node.feeds_state):
             return Orthogonal(), "recurrent: an orthogonal matrix keeps the state's length over time"
         if node.feeds_state:
@@ -203,6 +221,11 @@ class _Chooser:
                 gain /= math.sqrt(node.stream_depth)
                 words += f": ÷ √{node.stream_depth}"
         return _of_gain(gain), f"{words}, {fan_in}"
+
+    def _is_tied_depth(self, node: ParameterNode) -> bool:
+        """Whether a weight takes in what it put out before and nothing else: no recurrence, but depth of one layer."""
+        fans = node.fans
+        return node.feedback and node.role != Role.RECURRENT and not self.driven and fans.fan_in == fans.fan_out
 
     def _gain(self, node: ParameterNode, activation: str | None) -> tuple[float, str]:
         after = following(node, activation)

@@ -38,12 +38,13 @@ def common_slope(nodes: Iterable[ParameterNode]) -> float | None:
         if node.axes.groups > 1 or node.axes.blocks or not node.weight_depth:
             return None
         if not node.output:
-            slopes.add(_slope(node))
+            slopes.add(slope_behind(node))
     known = [math.log(slope) for slope in slopes if slope]
     return math.exp(sum(known) / len(known)) if known and len(known) == len(slopes) else None
 
 
-def _slope(node: ParameterNode) -> float | None:
+def slope_behind(node: ParameterNode) -> float | None:
+    """The c of the activation that follows a weight; None where it has none."""
     if node.activation is None or node.activation in LINEAR:
         return None
     if node.captured is None:
