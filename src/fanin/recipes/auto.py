@@ -61,7 +61,7 @@ def auto(graph: Graph) -> Plan:
         slope=slope,
         running=running,
         head=head,
-        bare=bare,
+        bare_gates=bare,
         factors=_factors(nodes),
         tied=tied,
         driven=driven,
