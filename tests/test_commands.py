@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from fanin.cli import app
+from fanin.cli import app, main
 
 RUNNER = CliRunner()
 
@@ -37,6 +38,13 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "def pair():\n"
         "    print('a word from the factory')\n"
         "    return Pair()\n"
+        "def halved(graph):\n"
+        "    from fanin.recipes import REGISTRY\n"
+        "    return REGISTRY['he'].function(graph).scale('*.weight', 0.5)\n"
+        "def failing(graph):\n"
+        "    return graph['no.such']\n"
+        "def dividing(graph):\n"
+        "    return 1 / 0\n"
         "def batch():\n"
         "    return torch.ones(2, 8), torch.ones(2, 6)\n"
     )
@@ -78,6 +86,29 @@ def test_apply_writes_what_the_plan_says(workshop: Path) -> None:
         model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
     model.load_state_dict(one)
     assert not list(workshop.glob("*.part"))
+
+
+def test_a_recipe_of_ones_own_is_called_and_named() -> None:
+    made = json.loads(call("plan", "workshop:healthy", "--recipe", "workshop:halved", "--json"))
+    he = json.loads(call("plan", "workshop:healthy", "--recipe", "he", "--json"))
+    assert made["rows"] != he["rows"]
+    assert "scaled by 0.5" in json.dumps(made)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [("dividing", "ZeroDivisionError: division by zero (workshop.py, line"), ("failing", "no.such")],
+)
+def test_a_recipe_that_fails_leaves_with_two_and_says_where(
+    recipe: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["fanin", "plan", "workshop:healthy", "--recipe", f"workshop:{recipe}"])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert leaving.value.code == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert words in said
+    assert "Traceback" not in said
 
 
 def test_diff_shows_what_changed_and_exits_1() -> None:

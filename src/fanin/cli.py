@@ -276,9 +276,10 @@ def _recipe(text: str) -> Any:
 
         return Plan.load(text)
     if ":" in text:
-        from fanin.models import imported
+        from fanin.models import Theirs, imported
 
-        return imported(text)
+        found = imported(text)
+        return Theirs(text, found, "a recipe: a function from a graph to a plan") if callable(found) else found
     return text
 
 

@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,29 @@ def blamed(given: str, needed: str) -> Iterator[None]:
         place = next((frame for frame in frames if "site-packages" not in frame.filename), frames[0])
         why = f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
         raise InputsError(compose(given, needed, why)) from error
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """A user's function by its name: what it raises becomes one message. Unlike a closure, another process can take it.
+
+    Args:
+        spec: as `imported` takes it.
+        function: what was imported.
+        needed: what it should have done.
+    """
+
+    spec: str
+    function: Callable[..., Any]
+    needed: str
+
+    @property
+    def __name__(self) -> str:  # what plans and races call it
+        return getattr(self.function, "__name__", self.spec)
+
+    def __call__(self, *args: Any) -> Any:
+        with blamed(f"{self.spec}, which fails when it is called", self.needed):
+            return self.function(*args)
 
 
 def _on_meta(build: Callable[[], Parts]) -> Parts:
