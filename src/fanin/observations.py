@@ -201,6 +201,8 @@ class ParameterSignal(Observation):
             range, so outliers do not hide themselves. √(2 ln n) is expected of n normal values, √3 of uniform ones.
         subnormal: the share of values that are too small to be normal numbers of its dtype.
         effective_std: of the weight that the layer computed with, where a parametrization makes it from this one.
+        effective_duplicates: of that weight: the share of units along one of its axes that equal an earlier one, of the
+            axis with the most; where it is 0, all units compute something else, whatever this parameter holds.
         duplicate_rows: the share of rows (output units) that equal an earlier row bit for bit; over all experts.
         duplicate_columns: the share of columns (input units) that equal an earlier column.
         equal_vectors: whether the vectors along the last axis are all the same along the axis before it, bit for bit:
@@ -219,6 +221,8 @@ class ParameterSignal(Observation):
         grad_zero: the share of it that is exactly 0.
         grad_non_finite: the share of it that is infinite or not a number.
         grad_duplicate_rows: as ``duplicate_rows``, of the gradient: rows that equal each other in both stay equal.
+        grad_duplicate_columns: the share of columns that equal an earlier one and whose gradient equals that one's, to
+            within the rounding of its sums: these stay equal. None where no column repeats, or no gradient came.
         grad_equal_vectors: as ``equal_vectors``, of the gradient, to within the rounding of its sums: what is equal in
             both stays equal. False where it is zero.
     """
@@ -237,6 +241,7 @@ class ParameterSignal(Observation):
     outlier: float = 0.0
     subnormal: float = 0.0
     effective_std: float | None = None
+    effective_duplicates: float | None = None
     duplicate_rows: float = 0.0
     duplicate_columns: float = 0.0
     equal_vectors: bool = False
@@ -252,6 +257,7 @@ class ParameterSignal(Observation):
     grad_zero: float | None = None
     grad_non_finite: float = 0.0
     grad_duplicate_rows: float = 0.0
+    grad_duplicate_columns: float | None = None
     grad_equal_vectors: bool = False
 
     @property

@@ -21,8 +21,10 @@ TOKENS = frozenset({Role.TOKEN, Role.POSITION, Role.OTHER})
     why="units with equal weights compute the same, so that a wide layer is worth one unit until something tells them "
     "apart",
     threshold="any two rows or columns equal in every bit, which random draws never are; an error from half of them "
-    "on. Learned tokens (latents, queries, prompts) only where their gradients are all the same too: where positions "
-    "or targets tell them apart, they may start alike",
+    "on. Where other parameters or noise make the weight that is used, its units have to be equal too. Equal columns "
+    "whose gradients differ are told apart by the first step: a warning, and a note where they read the model's "
+    "inputs, as kernels repeated over colours do. Learned tokens (latents, queries, prompts) only where their "
+    "gradients are all the same too: where positions or targets tell them apart, they may start alike",
     remedy="draw every weight at random",
     source="classic: symmetry breaking (Rumelhart et al. 1986)",
 )
@@ -32,7 +34,7 @@ def equal_units(evidence: Evidence) -> Iterator[Finding]:
     for node, signal in evidence.drawn():
         if not signal.rms or signal.non_finite or signal.repeats > 1 or zero_rows(node, signal):
             continue
-        if FORMING.intersection(node.reparametrized):
+        if FORMING.intersection(node.reparametrized) or signal.effective_duplicates == 0:
             continue
         meant = _shuffled(evidence, signal) or _slices_repeat(signal)
         rows = 0.0 if meant else max(signal.duplicate_rows - _zero_blocks(node, signal), 0.0)
@@ -41,10 +43,25 @@ def equal_units(evidence: Evidence) -> Iterator[Finding]:
             continue
         kind = "rows (units)" if rows >= signal.duplicate_columns else "columns (inputs)"
         words = "all values are one number" if signal.constant else f"{share:.0%} of the {kind} equal another"
-        if rows and signal.grad_duplicate_rows:
-            words += "; their gradients are equal too, so they stay equal"
         severity = Severity.ERROR if share >= 0.5 or signal.constant else Severity.WARNING
-        yield finding("F101", severity, node.name, words, edits=evidence.redraw(node.name))
+        edits = evidence.redraw(node.name)
+        if not rows and _part(node, signal):
+            words += ", with inputs behind them that differ, so that the first step tells them apart"
+            severity, edits = (Severity.NOTE, ()) if node.weight_depth <= 1 else (Severity.WARNING, edits)
+        elif rows and signal.grad_duplicate_rows:
+            words += "; their gradients are equal too, so they stay equal"
+        yield finding("F101", severity, node.name, words, edits=edits)
+
+
+def _part(node: ParameterNode, signal: ParameterSignal) -> bool:
+    """Whether the inputs behind equal columns differ, as the colours before a repeated kernel do.
+
+    The columns of a table are its tokens, which no input tells apart but the one that names them.
+    """
+    if node.axes.one_hot:
+        return False
+    # Behind a head of zeros no gradient tells; the model's own inputs differ.
+    return signal.grad_duplicate_columns == 0 or (signal.grad_rms == 0 and node.weight_depth == 1)
 
 
 def _equal_tokens(evidence: Evidence) -> Iterator[Finding]:

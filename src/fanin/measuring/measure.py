@@ -81,8 +81,11 @@ def measure(
         return replace(signals, notes=("nothing was run: parameters or buffers are on the meta device",))
     call = as_call(inputs)
     _require_numbers(call)
-    zeros = frozenset(fact.name for fact in facts if _may_block(fact, graph))
-    observed, notes = _observe_run(model, entries, graph, call, loss, training, selector(model, layers), zeros)
+    asked = {
+        "zeros": frozenset(fact.name for fact in facts if _may_block(fact, graph)),
+        "repeating": frozenset(fact.name for fact in facts if fact.duplicate_columns),
+    }
+    observed, notes = _observe_run(model, entries, graph, call, loss, training, selector(model, layers), asked)
     return _complete(signals, observed, call, (*notes, *_unseen(model)))
 
 
@@ -144,18 +147,18 @@ def _observe_run(
     loss: Loss | None,
     training: bool,
     selected: Selector,
-    zeros: frozenset[str],
+    asked: dict[str, frozenset[str]],
 ) -> tuple[Observed, tuple[str, ...]]:
     axes = {entry.name: graph[entry.name].axes for entry in entries}
     try:
-        return run(model, entries, axes, call, loss, training=training, selected=selected, zeros=zeros), ()
+        return run(model, entries, axes, call, loss, training=training, selected=selected, **asked), ()
     except InputsError:
         raise
     except Exception as error:  # a model may raise anything
         first = error
     if training:
         try:
-            observed = run(model, entries, axes, call, loss, training=False, selected=selected, zeros=zeros)
+            observed = run(model, entries, axes, call, loss, training=False, selected=selected, **asked)
             why = str(first).partition("\n")[0]
             return observed, (f"run {_MODES[False]}, for it fails {_MODES[True]}: {type(first).__name__}: {why}",)
         except Exception as error:
@@ -189,7 +192,10 @@ def _with_gradient(fact: ParameterSignal, graph: Graph, observed: Observed, back
     if backward and not graph[fact.name].frozen:
         asked = {"influential": observed.influential.get(fact.name), "blocked": observed.blocked.get(fact.name)}
         gradient = {"reached": False, **asked, **gradient}
-    return replace(fact, effective_std=observed.effective.get(fact.name), **gradient)
+    used = observed.effective.get(fact.name)
+    if used is not None:
+        gradient = {**gradient, "effective_std": used.std, "effective_duplicates": used.duplicates}
+    return replace(fact, **gradient)
 
 
 def _precision() -> str:

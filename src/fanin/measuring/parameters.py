@@ -130,13 +130,41 @@ def duplicate_share(values: torch.Tensor, axes: Sequence[int]) -> float:
     units = math.prod(values.shape[axis] for axis in axes)
     if units < 2 or values.numel() // units < 2:
         return 0.0
-    others = [axis for axis in range(values.ndim) if axis not in axes]
-    vectors = values.permute(*axes, *others).flatten(0, len(axes) - 1).flatten(1)
+    return len(repeated(_vectors(values, axes))[0]) / units
+
+
+def repeated(vectors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which rows of a matrix equal an earlier one bit for bit, and which one that is."""
     keys = _keys(vectors[:, :: max(vectors.shape[1] // _PROBES, 1)])
-    counts = torch.unique(keys, return_counts=True)[1]
-    if counts.max() == 1:
+    if torch.unique(keys, return_counts=True)[1].max() == 1:
+        nothing = torch.empty(0, dtype=torch.int64, device=vectors.device)
+        return nothing, nothing
+    later, leaders = _led(keys)
+    same = (vectors[later] == vectors[leaders]).all(1)
+    return later[same], leaders[same]
+
+
+def shared_gradient(values: torch.Tensor, gradient: torch.Tensor, axes: Axes) -> float:
+    """The share of input units whose weights equal an earlier one's, and whose gradient does too: these stay equal.
+
+    >>> weight, gradient = torch.ones(4, 3), torch.tensor([[1.0, 2.0, 1.0]]).expand(4, 3)
+    >>> shared_gradient(weight, gradient, Axes()) == 1 / 3
+    True
+    """
+    along = (*axes.batch_axis, *axes.in_axis)
+    if gradient.is_sparse or gradient.shape != values.shape or not axes.in_axis:
         return 0.0
-    return _confirmed(vectors, keys) / units
+    units = math.prod(values.shape[axis] for axis in along)
+    later, leaders = repeated(_vectors(real_parts(values), along))
+    moves = _vectors(real_parts(gradient), along)
+    same = (moves[later] - moves[leaders]).abs().amax(1) <= math.sqrt(torch.finfo(moves.dtype).eps) * moves.abs().max()
+    return float(same.sum()) / units
+
+
+def _vectors(values: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:
+    """The vectors along some axes, as the rows of a matrix."""
+    others = [axis for axis in range(values.ndim) if axis not in axes]
+    return values.permute(*axes, *others).flatten(0, len(axes) - 1).flatten(1)
 
 
 def _keys(probes: torch.Tensor) -> torch.Tensor:
@@ -147,15 +175,15 @@ def _keys(probes: torch.Tensor) -> torch.Tensor:
     return (mixed * odd.flip(0)[None]).sum(1)
 
 
-def _confirmed(vectors: torch.Tensor, keys: torch.Tensor) -> int:
-    """How many vectors equal the first of those with their key."""
+def _led(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The places whose key was there before, and for each the first place with it."""
     order = torch.argsort(keys, stable=True)
     ordered = keys[order]
     starts = torch.ones_like(ordered, dtype=torch.bool)
     starts[1:] = ordered[1:] != ordered[:-1]
     leaders = order[torch.cummax(torch.where(starts, torch.arange(len(order), device=keys.device), 0), 0).values]
     later = ~starts
-    return int((vectors[order[later]] == vectors[leaders[later]]).all(1).sum())
+    return order[later], leaders[later]
 
 
 def _is_one_vector(values: torch.Tensor, tolerance: float) -> bool:

@@ -15,10 +15,10 @@ from torch.utils import _pytree as pytree
 
 from fanin.fans import Axes
 from fanin.measuring.losses import Loss, Start, start_of
-from fanin.measuring.parameters import observe_gradient
+from fanin.measuring.parameters import local, observe_gradient, shared_gradient
 from fanin.measuring.statistics import scale_of
 from fanin.measuring.trails import Trail, leave, tensors_in, trail_of
-from fanin.measuring.watching import Selector, Watch
+from fanin.measuring.watching import Effective, Selector, Watch
 from fanin.observations import Kind, LayerSignal
 from fanin.tracing.capture import tensors_in as tensors_within
 from fanin.tracing.isolation import Isolated, preserved_randomness
@@ -45,7 +45,7 @@ class Observed:
     layers: list[LayerSignal]
     samples: int | None = None
     gradients: dict[str, dict[str, Any]] = field(default_factory=dict)
-    effective: dict[str, float] = field(default_factory=dict)
+    effective: dict[str, Effective] = field(default_factory=dict)
     start: Start | None = None
     influential: dict[str, bool] = field(default_factory=dict)
     blocked: dict[str, bool] = field(default_factory=dict)
@@ -61,11 +61,13 @@ def run(
     training: bool,
     selected: Selector,
     zeros: frozenset[str] = frozenset(),
+    repeating: frozenset[str] = frozenset(),
 ) -> Observed:
     """Run a copy of a model forward and backward, and measure on the way.
 
     The copy has parameters of its own that share the memory of the model's, so gradients and hooks stay on the copy.
-    Of those among ``zeros`` that receive no gradient, it is asked whether the first steps open them.
+    Of those among ``zeros`` that receive no gradient, it is asked whether the first steps open them; of those among
+    ``repeating``, in which columns equal others, whether their gradients are equal too.
     """
     with preserved_randomness(), torch.inference_mode(False), torch.enable_grad():
         _seed()
@@ -80,7 +82,7 @@ def run(
             leave(stand_in, Trail(weights=(entry.name,), parameter=True))
             if stand_in.numel():
                 watch.shared.add(stand_in.untyped_storage().data_ptr())
-            _watch_gradient(stand_in, entry.name, axes[entry.name], observed)
+            _watch_gradient(stand_in, entry.name, axes[entry.name], observed, repeating)
         output = _forward(isolated.model, call, watch)
         observed.start = start_of(output, loss)
         returned = [item.detach() for item in tensors_within(output)]
@@ -125,14 +127,20 @@ def _samples(call: Call) -> int | None:
     return sizes[0] if sizes else None
 
 
-def _watch_gradient(stand_in: torch.Tensor, name: str, axes: Axes, observed: Observed) -> None:
+def _watch_gradient(
+    stand_in: torch.Tensor, name: str, axes: Axes, observed: Observed, repeating: frozenset[str]
+) -> None:
     if not stand_in.requires_grad:
         return
 
     def note(parameter: torch.Tensor) -> None:
         if parameter.grad is not None:
             with torch.no_grad():
-                observed.gradients[name] = observe_gradient(parameter.grad, axes)
+                found = observe_gradient(parameter.grad, axes)
+                if name in repeating and found["grad_rms"]:
+                    shared = shared_gradient(local(parameter), local(parameter.grad), axes)
+                    found["grad_duplicate_columns"] = shared
+                observed.gradients[name] = found
             parameter.grad = None
 
     on_gradient: Callable[..., Any] = stand_in.register_post_accumulate_grad_hook

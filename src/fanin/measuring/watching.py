@@ -14,9 +14,11 @@ from torch.overrides import TorchFunctionMode
 
 from fanin.measuring.attention import Entropy, entropy_of_fused, entropy_of_scores
 from fanin.measuring.counted import counted_by
+from fanin.measuring.parameters import duplicate_share, local
 from fanin.measuring.statistics import (
     cosine_between,
     cosine_within,
+    real_parts,
     sample_units,
     scale_of,
     units_of,
@@ -37,6 +39,26 @@ from fanin.observations import Kind, LayerSignal
 from fanin.tracing import compatibility
 
 Selector = Callable[[str], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """A weight that is computed from parameters, as the layer uses it.
+
+    Args:
+        std: of all its values.
+        duplicates: the share of units along one axis that equal an earlier one, of the axis with the most.
+    """
+
+    std: float
+    duplicates: float
+
+    @classmethod
+    def of(cls, weight: torch.Tensor) -> Effective:
+        """Measure one."""
+        std = (weight if weight.is_complex() else weight.float()).std().item()
+        parts = real_parts(local(weight))
+        return cls(std, max(duplicate_share(parts, (axis,)) for axis in range(weight.ndim)))
 
 
 @dataclass(slots=True)
@@ -61,7 +83,7 @@ class Watch(TorchFunctionMode):
         super().__init__()
         self.signals: list[LayerSignal] = []
         self.gradients: dict[int, dict[str, Any]] = {}
-        self.effective: dict[str, float] = {}
+        self.effective: dict[str, Effective] = {}
         self.path: list[str] = [""]
         self.shared: set[int] = set()
         self._samples = samples
@@ -171,12 +193,11 @@ class Watch(TorchFunctionMode):
             trail.stream_depth = stream.stream_depth + 1
 
     def _note_effective(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The std of a weight that was computed from parameters, as under weight normalization."""
+        """Of a weight that was computed from parameters, as under weight normalization."""
         for item in tensors_in((*args, *kwargs.values())):
             trail = trail_of(item)
             if trail is not None and trail.parameter and trail.parents and item.ndim > 1:
-                std = (item if item.is_complex() else item.float()).detach().std().item()
-                self.effective.update(dict.fromkeys(trail.weights, std))
+                self.effective.update(dict.fromkeys(trail.weights, Effective.of(item.detach())))
 
     def _entropy(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Entropy | None:
         with torch.no_grad(), torch.autocast(_device_type(args, kwargs), enabled=False):

@@ -1,0 +1,161 @@
+"""Units that start equal: those that stay so, and those that something tells apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import fanin
+from fanin.comparison.workers import one_thread
+from fanin.diagnoses import Diagnosis, Severity
+from fanin.fans import Axes
+from fanin.measuring.parameters import shared_gradient
+
+
+class Case(NamedTuple):
+    model: nn.Module
+    inputs: Any
+    loss: Callable[[Any], Tensor] | None = None
+
+
+Build = Callable[[], Case]
+
+
+def judged(build: Build) -> tuple[Case, Diagnosis]:
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        case = build()
+        return case, fanin.diagnose(case.model, case.inputs, loss=case.loss)
+
+
+def classes(count: int, size: int) -> Callable[[Tensor], Tensor]:
+    target = torch.arange(size) % count
+    return lambda output: functional.cross_entropy(output, target)
+
+
+class Bayesian(nn.Module):
+    """Mean and spread of each weight are learned, and every run draws the weights anew."""
+
+    def __init__(self, inputs: int, outputs: int, *, drawn: bool = True, noise: bool = True) -> None:
+        super().__init__()
+        mean = torch.randn(outputs, inputs) / inputs**0.5
+        self.mean = nn.Parameter(mean if drawn else torch.full_like(mean, 0.1))
+        self.spread = nn.Parameter(torch.full_like(mean, -4.0))
+        self.noise = noise
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = torch.randn_like(self.mean) if self.noise else 1.0
+        return functional.linear(x, self.mean + functional.softplus(self.spread) * noise)
+
+
+class Masked(nn.Linear):
+    """A weight with a learned mask, which starts open."""
+
+    def __init__(self, inputs: int, outputs: int, *, drawn: bool = True) -> None:
+        super().__init__(inputs, outputs)
+        self.mask = nn.Parameter(torch.ones(outputs, inputs))
+        if not drawn:
+            nn.init.constant_(self.weight, 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight * self.mask.sigmoid(), self.bias)
+
+
+def stacked(layer: Callable[[int, int], nn.Module]) -> Case:
+    model = nn.Sequential(layer(20, 64), nn.ReLU(), layer(64, 5))
+    return Case(model, torch.randn(64, 20), classes(5, 64))
+
+
+def normalized(*, drawn: bool) -> Case:
+    def layer(inputs: int, outputs: int) -> nn.Module:
+        plain = nn.Linear(inputs, outputs)
+        if not drawn:
+            nn.init.constant_(plain.weight, 0.1)
+        return nn.utils.parametrizations.weight_norm(plain)
+
+    return stacked(layer)
+
+
+def coloured(*, gray: bool, shut: bool = False) -> Case:
+    """A convolution that is repeated over the colours, whose images are gray or are not."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10)
+    )
+    with torch.no_grad():
+        model[0].weight.copy_(model[0].weight[:, :1].expand(-1, 3, -1, -1).clone() / 3)
+    if shut:
+        nn.init.zeros_(model[5].weight)
+    images = torch.randn(16, 1 if gray else 3, 16, 16).expand(-1, 3, -1, -1)
+    return Case(model, images, classes(10, 16))
+
+
+def halved() -> Case:
+    """The second layer was drawn twice by one seed, once for each half of its inputs."""
+    model = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 4))
+    with torch.no_grad():
+        model[2].weight[:, 32:] = model[2].weight[:, :32]
+    return Case(model, torch.randn(32, 16), classes(4, 32))
+
+
+EQUAL: list[tuple[str, str, Severity, Build]] = [
+    ("constant means without noise", "0.mean", Severity.ERROR, lambda: stacked(constant_mean)),
+    ("a constant weight under a mask", "0.weight", Severity.ERROR, lambda: stacked(constant_under_mask)),
+    ("a constant direction", "0.parametrizations.weight.original1", Severity.ERROR, lambda: normalized(drawn=False)),
+    ("colours that are one", "0.weight", Severity.ERROR, lambda: coloured(gray=True)),
+    ("halves of the inputs", "2.weight", Severity.WARNING, halved),
+]
+"""What it is, where, how bad, and the model."""
+
+TOLD_APART: list[tuple[str, Build]] = [
+    ("spreads of one number", lambda: stacked(Bayesian)),
+    ("masks of ones", lambda: stacked(Masked)),
+    ("a drawn direction", lambda: normalized(drawn=True)),
+    ("a kernel repeated over colours", lambda: coloured(gray=False)),
+    ("a repeated kernel behind a head of zeros", lambda: coloured(gray=False, shut=True)),
+]
+"""What it is, and the model."""
+
+
+def constant_mean(inputs: int, outputs: int) -> nn.Module:
+    return Bayesian(inputs, outputs, drawn=False, noise=False)
+
+
+def constant_under_mask(inputs: int, outputs: int) -> nn.Module:
+    return Masked(inputs, outputs, drawn=False)
+
+
+@pytest.mark.parametrize(("place", "severity", "build"), [row[1:] for row in EQUAL], ids=[row[0] for row in EQUAL])
+def test_units_that_stay_equal_are_found(place: str, severity: Severity, build: Build) -> None:
+    _, diagnosis = judged(build)
+    assert severity in [finding.severity for finding in diagnosis.of("F101") if finding.place == place], diagnosis
+
+
+@pytest.mark.parametrize("build", [row[1] for row in TOLD_APART], ids=[row[0] for row in TOLD_APART])
+def test_units_that_something_tells_apart_are_healthy(build: Build) -> None:
+    _, diagnosis = judged(build)
+    assert diagnosis.ok, diagnosis
+
+
+def test_columns_that_part_are_told_and_nothing_is_mended() -> None:
+    case, diagnosis = judged(lambda: coloured(gray=False))
+    (found,) = diagnosis.of("F101")
+    assert found.severity is Severity.NOTE
+    assert not found.edits
+    assert fanin.measure(case.model, case.inputs, case.loss).parameter("0.weight").grad_duplicate_columns == 0
+
+
+def test_values_alone_are_judged_by_their_columns() -> None:
+    case, _ = judged(lambda: coloured(gray=False))
+    (found,) = fanin.diagnose(case.model).of("F101")
+    assert found.severity is Severity.ERROR
+
+
+def test_gradients_that_differ_by_rounding_are_shared() -> None:
+    weight = torch.ones(4, 3)
+    gradient = torch.tensor([1.0, 1.0 + 2**-20, 1.01]).expand(4, 3)
+    assert shared_gradient(weight, gradient, Axes()) == pytest.approx(1 / 3)
