@@ -14,7 +14,7 @@ import fanin
 from fanin.comparison.workers import one_thread
 from fanin.diagnoses import Diagnosis, Severity
 from fanin.fans import Axes
-from fanin.measuring.parameters import shared_gradient
+from fanin.measuring.parameters import equal_groups, shared_gradient
 
 
 class Case(NamedTuple):
@@ -102,12 +102,58 @@ def halved() -> Case:
     return Case(model, torch.randn(32, 16), classes(4, 32))
 
 
+class Mixture(nn.Module):
+    """A mixture of normal laws whose head, or heads, start at zero."""
+
+    def __init__(self, components: int, *, together: bool) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(4, 64), nn.Tanh())
+        sizes = [3 * components] if together else [components] * 3
+        self.heads = nn.ModuleList(nn.Linear(64, size) for size in sizes)
+        for parameter in self.heads.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.trunk(x)
+        return torch.cat([head(x) for head in self.heads], -1).chunk(3, -1)
+
+
+def mixed(components: int, *, together: bool = True) -> Case:
+    target = torch.randn(64, 1)
+
+    def loss(output: tuple[Tensor, ...]) -> Tensor:
+        logits, mean, scale = output
+        density = -0.5 * ((target - mean) / scale.exp()).square() - scale
+        return -torch.logsumexp(logits.log_softmax(-1) + density, -1).mean()
+
+    return Case(Mixture(components, together=together), torch.randn(64, 4), loss)
+
+
+def shut_head(outputs: int, loss: Callable[[Tensor], Tensor]) -> Case:
+    model = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, outputs))
+    nn.init.zeros_(model[2].weight)
+    nn.init.zeros_(model[2].bias)
+    return Case(model, torch.randn(16, 8), loss)
+
+
+def absent(output: Tensor) -> Tensor:
+    """Of twenty labels, the batch holds three."""
+    return functional.binary_cross_entropy_with_logits(output, functional.one_hot(torch.arange(16) % 3, 20).float())
+
+
+def none(output: Tensor) -> Tensor:
+    """Of twenty labels, the batch holds none."""
+    return functional.binary_cross_entropy_with_logits(output, torch.zeros(16, 20))
+
+
 EQUAL: list[tuple[str, str, Severity, Build]] = [
     ("constant means without noise", "0.mean", Severity.ERROR, lambda: stacked(constant_mean)),
     ("a constant weight under a mask", "0.weight", Severity.ERROR, lambda: stacked(constant_under_mask)),
     ("a constant direction", "0.parametrizations.weight.original1", Severity.ERROR, lambda: normalized(drawn=False)),
     ("colours that are one", "0.weight", Severity.ERROR, lambda: coloured(gray=True)),
     ("halves of the inputs", "2.weight", Severity.WARNING, halved),
+    ("components of a mixture", "heads.0.weight", Severity.ERROR, lambda: mixed(5)),
+    ("components of a mixture of three heads", "heads.1.weight", Severity.ERROR, lambda: mixed(5, together=False)),
 ]
 """What it is, where, how bad, and the model."""
 
@@ -117,6 +163,11 @@ TOLD_APART: list[tuple[str, Build]] = [
     ("a drawn direction", lambda: normalized(drawn=True)),
     ("a kernel repeated over colours", lambda: coloured(gray=False)),
     ("a repeated kernel behind a head of zeros", lambda: coloured(gray=False, shut=True)),
+    ("a single component", lambda: mixed(1)),
+    ("a head of zeros", lambda: shut_head(6, lambda output: (output - torch.arange(6.0)).square().mean())),
+    ("classes that the batch does not hold", lambda: shut_head(20, classes(4, 16))),
+    ("labels that the batch does not hold", lambda: shut_head(20, absent)),
+    ("a batch without a label", lambda: shut_head(20, none)),
 ]
 """What it is, and the model."""
 
@@ -159,3 +210,16 @@ def test_gradients_that_differ_by_rounding_are_shared() -> None:
     weight = torch.ones(4, 3)
     gradient = torch.tensor([1.0, 1.0 + 2**-20, 1.01]).expand(4, 3)
     assert shared_gradient(weight, gradient, Axes()) == pytest.approx(1 / 3)
+
+
+def test_drawing_the_head_tells_the_components_apart() -> None:
+    case, diagnosis = judged(lambda: mixed(5))
+    with one_thread():
+        fanin.apply(diagnosis.fix(), case.model, seed=0)
+        assert fanin.diagnose(case.model, case.inputs, loss=case.loss).ok
+
+
+def test_rows_of_groups_that_differ_in_size_say_nothing() -> None:
+    rows = torch.tensor([[1.0], [1.0], [2.0], [2.0], [2.0]]).expand(5, 3)
+    assert equal_groups(rows, Axes()) == {}
+    assert equal_groups(rows[:4], Axes()) == {"grad_groups": 2, "grad_group_size": 2}

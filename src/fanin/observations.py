@@ -223,6 +223,9 @@ class ParameterSignal(Observation):
         grad_duplicate_rows: as ``duplicate_rows``, of the gradient: rows that equal each other in both stay equal.
         grad_duplicate_columns: the share of columns that equal an earlier one and whose gradient equals that one's, to
             within the rounding of its sums: these stay equal. None where no column repeats, or no gradient came.
+        grad_groups, grad_group_size: of a weight that is all zero: into how many groups of how many rows those rows
+            fall that have a gradient, alike within a group: these stay equal. 0 where the groups are not of one size,
+            or a row stands alone.
         grad_equal_vectors: as ``equal_vectors``, of the gradient, to within the rounding of its sums: what is equal in
             both stays equal. False where it is zero.
     """
@@ -259,6 +262,8 @@ class ParameterSignal(Observation):
     grad_duplicate_rows: float = 0.0
     grad_duplicate_columns: float | None = None
     grad_equal_vectors: bool = False
+    grad_groups: int = 0
+    grad_group_size: int = 0
 
     @property
     def constant(self) -> bool:

@@ -24,13 +24,16 @@ TOKENS = frozenset({Role.TOKEN, Role.POSITION, Role.OTHER})
     "on. Where other parameters or noise make the weight that is used, its units have to be equal too. Equal columns "
     "whose gradients differ are told apart by the first step: a warning, and a note where they read the model's "
     "inputs, as kernels repeated over colours do. Learned tokens (latents, queries, prompts) only where their "
-    "gradients are all the same too: where positions or targets tell them apart, they may start alike",
+    "gradients are all the same too: where positions or targets tell them apart, they may start alike. Units of an "
+    "output layer of zeros only where their gradients come in two or more sets of equally many that are the same, as "
+    "those of the components of a mixture do",
     remedy="draw every weight at random",
     source="classic: symmetry breaking (Rumelhart et al. 1986)",
 )
 def equal_units(evidence: Evidence) -> Iterator[Finding]:
     """Rows or columns that repeat."""
     yield from _equal_tokens(evidence)
+    yield from _equal_outputs(evidence)
     for node, signal in evidence.drawn():
         if not signal.rms or signal.non_finite or signal.repeats > 1 or zero_rows(node, signal):
             continue
@@ -69,6 +72,19 @@ def _equal_tokens(evidence: Evidence) -> Iterator[Finding]:
     for node, signal in evidence.parameters():
         if node.role in TOKENS and signal.equal_vectors and signal.grad_equal_vectors and not signal.non_finite:
             seen = f"its {node.shape[-2]} vectors are one, and so are their gradients: they stay equal"
+            yield finding("F101", Severity.ERROR, node.name, seen, edits=evidence.redraw(node.name))
+
+
+def _equal_outputs(evidence: Evidence) -> Iterator[Finding]:
+    """Output layers of zeros whose rows are several sets of alike ones, as the components of a mixture are.
+
+    One such set alone says little: of classes that the batch does not hold, all rows have the same gradient.
+    """
+    heads = [(node, fact) for node, fact in evidence.parameters() if node.output and node.is_weight and not fact.rms]
+    for node, fact in heads:
+        size = fact.grad_group_size
+        if size and sum(other.grad_groups for _, other in heads if other.grad_group_size == size) > 1:
+            seen = f"all are zero, and the gradients of {size} at a time are equal: they stay equal"
             yield finding("F101", Severity.ERROR, node.name, seen, edits=evidence.redraw(node.name))
 
 

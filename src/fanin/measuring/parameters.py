@@ -157,8 +157,41 @@ def shared_gradient(values: torch.Tensor, gradient: torch.Tensor, axes: Axes) ->
     units = math.prod(values.shape[axis] for axis in along)
     later, leaders = repeated(_vectors(real_parts(values), along))
     moves = _vectors(real_parts(gradient), along)
-    same = (moves[later] - moves[leaders]).abs().amax(1) <= math.sqrt(torch.finfo(moves.dtype).eps) * moves.abs().max()
+    same = (moves[later] - moves[leaders]).abs().amax(1) <= _rounding(moves.dtype) * moves.abs().max()
     return float(same.sum()) / units
+
+
+def _rounding(dtype: torch.dtype) -> float:
+    """How far two sums of the same numbers may lie apart, beside the largest of their kind.
+
+    √ε of float32 for as many terms as ε leaves exact; shorter types add in float32 and round twice at the end.
+    """
+    return max(math.sqrt(torch.finfo(torch.float32).eps), 2 * torch.finfo(dtype).eps)
+
+
+def equal_groups(gradient: torch.Tensor, axes: Axes) -> dict[str, int]:
+    """Into how many groups of how many units those with a gradient fall, alike within a group to within rounding.
+
+    Nothing unless all groups are of one size, and of more than one unit.
+
+    >>> equal_groups(torch.tensor([[1.0, 2.0], [3.0, 1.0], [1.0, 2.0], [3.0, 1.0], [0.0, 0.0]]), Axes())
+    {'grad_groups': 2, 'grad_group_size': 2}
+    """
+    along = (*axes.batch_axis, *axes.out_axis)
+    if gradient.is_sparse or not axes.out_axis or gradient.ndim < 2:
+        return {}
+    rows = _vectors(real_parts(gradient), along)
+    tolerance = _rounding(rows.dtype) * rows.abs().max()
+    rows = rows[rows.abs().amax(1) > tolerance]
+    sizes: set[int] = set()
+    count = 0
+    while len(rows):
+        alike = (rows - rows[:1]).abs().amax(1) <= tolerance
+        sizes.add(int(alike.sum()))
+        if len(sizes) > 1 or 1 in sizes:
+            return {}
+        rows, count = rows[~alike], count + 1
+    return {"grad_groups": count, "grad_group_size": sizes.pop()} if sizes else {}
 
 
 def _vectors(values: torch.Tensor, axes: Sequence[int]) -> torch.Tensor:

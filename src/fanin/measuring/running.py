@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from fanin.fans import Axes
 from fanin.measuring.losses import Loss, Start, start_of
-from fanin.measuring.parameters import local, observe_gradient, shared_gradient
+from fanin.measuring.parameters import equal_groups, local, observe_gradient, shared_gradient
 from fanin.measuring.statistics import scale_of
 from fanin.measuring.trails import Trail, leave, tensors_in, trail_of
 from fanin.measuring.watching import Effective, Selector, Watch
@@ -82,7 +82,7 @@ def run(
             leave(stand_in, Trail(weights=(entry.name,), parameter=True))
             if stand_in.numel():
                 watch.shared.add(stand_in.untyped_storage().data_ptr())
-            _watch_gradient(stand_in, entry.name, axes[entry.name], observed, repeating)
+            _watch_gradient(stand_in, entry.name, axes[entry.name], observed, zeros, repeating)
         output = _forward(isolated.model, call, watch)
         observed.start = start_of(output, loss)
         returned = [item.detach() for item in tensors_within(output)]
@@ -128,7 +128,12 @@ def _samples(call: Call) -> int | None:
 
 
 def _watch_gradient(
-    stand_in: torch.Tensor, name: str, axes: Axes, observed: Observed, repeating: frozenset[str]
+    stand_in: torch.Tensor,
+    name: str,
+    axes: Axes,
+    observed: Observed,
+    zeros: frozenset[str],
+    repeating: frozenset[str],
 ) -> None:
     if not stand_in.requires_grad:
         return
@@ -140,6 +145,8 @@ def _watch_gradient(
                 if name in repeating and found["grad_rms"]:
                     shared = shared_gradient(local(parameter), local(parameter.grad), axes)
                     found["grad_duplicate_columns"] = shared
+                if name in zeros and found["grad_rms"]:
+                    found |= equal_groups(local(parameter.grad), axes)
                 observed.gradients[name] = found
             parameter.grad = None
 
