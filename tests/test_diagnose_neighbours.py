@@ -298,6 +298,29 @@ def compared(scale: float) -> Case:
     return Case(Compared(scale), inputs, lambda logits: functional.cross_entropy(logits, torch.arange(32)))
 
 
+class Summed(nn.Module):
+    """A graph network whose nodes add up what they and five neighbours say, or take their mean."""
+
+    def __init__(self, *, mean: bool) -> None:
+        super().__init__()
+        self.mean, self.layers = mean, nn.ModuleList(nn.Linear(32, 32) for _ in range(3))
+        self.head = nn.Linear(32, 4)
+        for layer in self.layers:
+            nn.init.kaiming_normal_(layer.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            around = torch.stack([x.roll(step, 0) for step in range(6)])
+            x = layer(around.mean(0) if self.mean else around.sum(0)).relu()
+        result: Tensor = self.head(x)
+        return result
+
+
+def summed(*, mean: bool) -> Case:
+    labels = torch.randint(4, (64,))
+    return Case(Summed(mean=mean), torch.randn(64, 32), lambda logits: functional.cross_entropy(logits, labels))
+
+
 def itself(output: Tensor) -> Tensor:
     return output
 
@@ -424,6 +447,13 @@ PAIRS: list[tuple[str, str, str, Build, Build]] = [
         "scale",
         lambda: compared(1 / 0.07),
         lambda: compared(math.log(1 / 0.07)),
+    ),
+    (
+        "sums over neighbours",
+        "F309",
+        "head",
+        lambda: summed(mean=False),
+        lambda: summed(mean=True),
     ),
     (
         "a squeeze that is large by no rule",

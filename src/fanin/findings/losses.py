@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from fanin.diagnoses import Edit, Finding, Severity
-from fanin.findings.evidence import Evidence
+from fanin.findings.evidence import Evidence, weight_rms
 from fanin.findings.factors import divided, learned_scale, of_unit_vectors
 from fanin.findings.registry import finding, register
 from fanin.graph import Role
@@ -63,8 +63,17 @@ def _output_weights(evidence: Evidence) -> list[str]:
 
 def _shrunk(evidence: Evidence, weights: list[str]) -> tuple[Edit, ...]:
     biases = (node.name for node, _ in evidence.parameters() if node.output and node.role == Role.BIAS)
-    smaller = (Edit(name, evidence.scheme(name).scaled(SHRUNK)) for name in weights)
+    smaller = (Edit(name, evidence.scheme(name).scaled(SHRUNK / _left(evidence, name))) for name in weights)
     return (*smaller, *(Edit(name, Zeros()) for name in biases))
+
+
+def _left(evidence: Evidence, name: str) -> float:
+    """The outputs' RMS when the weight is drawn as recommended, if over 1: what comes in may be as large."""
+    node, have = evidence.graph[name], weight_rms(evidence.signals.parameter(name))
+    largest = max((layer.rms for layer in evidence.signals.readers(name) if layer.kind == Kind.WEIGHT), default=0.0)
+    if not have:
+        return 1.0
+    return max(largest * evidence.scheme(name).expected(node.fans, node.shape, node.axes).std / have, 1.0)
 
 
 def _is_entropy(uninformed: float) -> bool:
