@@ -142,6 +142,8 @@ def test_logits_of_a_tied_matrix(rms: float, severity: str | None) -> None:
         ({"mean": 0.49, "min": 0.4, "max": 0.6, "std": 0.05, "rms": 0.49}, "warning"),
         ({"mean": 2.01, "min": 2.0, "max": 2.1, "std": 0.01, "rms": 2.01}, "warning"),
         ({"mean": 0.0, "min": -0.05, "max": 0.05, "std": 0.02, "rms": 0.02}, "error"),
+        ({"mean": 0.009, "min": -0.05, "max": 0.06, "std": 0.02, "rms": 0.022}, "error"),
+        ({"mean": 0.011, "min": -0.05, "max": 0.06, "std": 0.02, "rms": 0.023}, "warning"),
         ({"mean": 0.0, "min": 0.0, "max": 0.0, "std": 0.0, "rms": 0.0}, "error"),
     ],
 )

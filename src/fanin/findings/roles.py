@@ -81,7 +81,8 @@ def tied_conflict(evidence: Evidence) -> Iterator[Finding]:
     "F205",
     "a norm's scale that is not one",
     why="the scale multiplies every normalized value: drawn like a weight it shuts units off and flips them",
-    threshold="a mean outside of ½ … 2, more than an activation's gain asks for, or values on both sides of zero; zero "
+    threshold="a mean outside of ½ … 2, more than an activation's gain asks for, or values on both sides of zero (an "
+    "error where they are drawn around it, within a sampling error of three or half a standard deviation); zero "
     "is right for a scale within a residual branch that receives a gradient, and where the model adds one to it",
     remedy="set it to one",
     source="Goyal et al. 2017 (arXiv:1706.02677) for the intended zero",
@@ -95,7 +96,9 @@ def norm_scale(evidence: Evidence) -> Iterator[Finding]:
             continue
         if _one_is_added(evidence, node, signal) or _opens(evidence, node, signal):
             continue
-        crossing = signal.min < 0 < signal.max and abs(signal.mean) < 2 * signal.std
+        crossing = signal.min < 0 < signal.max and abs(signal.mean) < signal.std * max(
+            0.5, 3 / math.sqrt(signal.elements)
+        )
         severity = Severity.ERROR if crossing or not signal.rms else Severity.WARNING
         seen = f"mean {signal.mean:.3g}, std {signal.std:.3g}"
         yield finding("F205", severity, node.name, seen, edits=(Edit(node.name, Ones()),))
