@@ -667,3 +667,37 @@ def test_few_inputs_alone_do_not_spread_a_bias() -> None:
     for name in ("depthwise", "excite", "down", "head"):
         assert plan[f"{name}.weight"].node.fans.fan_in <= 4
     assert {row.name: row.scheme for row in plan if row.role == "bias" and row.scheme != Zeros()} == {}
+
+
+class Flow(nn.Module):
+    """Couplings whose factors are exponentials of what a net makes of the other half."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        nets = [nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 16)) for _ in range(layers)]
+        self.nets = nn.ModuleList(nets)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for net in self.nets:
+            first, second = x.chunk(2, -1)
+            scale, shift = net(first).chunk(2, -1)
+            x = torch.cat([second * torch.exp(scale) + shift, first], -1)
+        return x
+
+
+@pytest.mark.parametrize("layers", [4, 32])
+def test_a_flow_starts_near_the_identity(layers: int) -> None:
+    """Exponents add up, and what they scale makes the next ones: at gain 1 a flow of 32 couplings is infinite."""
+    with torch.random.fork_rng(devices=[]):
+        model = Flow(layers)
+    x = torch.randn(256, 16, generator=torch.Generator().manual_seed(0))
+    plan = fanin.initialize(model, x, seed=0)
+    assert plan["nets.1.2.weight"].std == pytest.approx(1 / layers / 8, rel=1e-6)
+    assert f"one of {layers}" in plan["nets.1.2.weight"].reason
+    with torch.no_grad():
+        assert 0.5 < model(x).square().mean().sqrt() < 2.0
+
+
+def test_a_lone_exponent_has_its_room() -> None:
+    plan = planned(lambda: Flow(1), 2, 16)
+    assert plan["nets.0.2.weight"].std == pytest.approx(1 / 8, rel=1e-6)

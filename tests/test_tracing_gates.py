@@ -314,3 +314,46 @@ def test_a_matrix_that_meets_a_state_of_zeros_first_is_recurrent(around: Callabl
     fanin.initialize(model, torch.randn(2, 4, 4), seed=0)
     assert torch.allclose(model.around @ model.around.T, torch.eye(WIDTH), atol=1e-5)
     assert model.inward.std() > 0.1
+
+
+class Coupling(nn.Module):
+    """One coupling of a flow: a half is scaled by an exponential and shifted, both made of the other half."""
+
+    def __init__(self, bound: str, packed: bool) -> None:
+        super().__init__()
+        self.enter, self.head, self.bound, self.packed = nn.Linear(2, WIDTH), nn.Linear(4, 2), bound, packed
+        self.leave = nn.Linear(WIDTH, 4) if packed else nn.ModuleList([nn.Linear(WIDTH, 2) for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, -1)
+        hidden = torch.relu(self.enter(first))
+        scale, shift = self.leave(hidden).chunk(2, -1) if self.packed else (part(hidden) for part in self.leave)
+        if self.bound == "tanh":
+            scale = 0.5 * torch.tanh(scale)
+        factor = torch.sigmoid(scale) if self.bound == "sigmoid" else torch.exp(-scale)
+        return self.head(torch.cat([second * factor + shift, first], -1))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+@pytest.mark.parametrize("bound", ["", "tanh", "sigmoid"])
+def test_exponents_of_factors_are_told_from_factors(bound: str, packed: bool) -> None:
+    graph = fanin.trace(Coupling(bound, packed), torch.zeros(3, 4))
+    if packed:
+        assert list(graph["leave.weight"].blocks) == ["gate" if bound == "sigmoid" else "exponent", "plain"]
+    else:
+        assert graph["leave.0.weight"].gate == ("factor" if bound == "sigmoid" else "exponent")
+        assert graph["leave.1.weight"].gate == ""
+    assert graph["enter.weight"].gate == ""
+
+
+def test_an_exponential_that_no_signal_meets_makes_no_exponent() -> None:
+    class Positive(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Linear(4, WIDTH), nn.Linear(WIDTH, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            weights = torch.exp(self.enter(x))
+            return torch.exp(torch.tanh(self.leave(weights / weights.sum(-1, keepdim=True))))
+
+    assert {node.gate for node in fanin.trace(Positive(), torch.zeros(3, 4))} == {""}

@@ -93,9 +93,10 @@ class ParameterNode:
         feeds_state: its output is added to that of a weight with feedback, as the input of a recurrence is.
         state_before: the recurrence whose state it takes in, through moves and pooling: ``lstm``, ``gru``, ``rnn_tanh``
             or ``rnn_relu``, also for one that is written by hand; empty for any other weight.
-        gate: ``factor`` where its activated output multiplies another signal; ``keep`` where its sigmoid multiplies a
-            state that goes on, or a stream as in highway networks; ``write`` where one minus its sigmoid does. Blocks
-            of a packed weight have the latter two for a name.
+        gate: ``factor`` where its activated output multiplies another signal; ``exponent`` where the exponential of its
+            output does, perhaps of its bounded output, as in the couplings of flows; ``keep`` where its sigmoid
+            multiplies a state that goes on, or a stream as in highway networks; ``write`` where one minus its sigmoid
+            does. Blocks of a packed weight have the latter three for a name.
         dot_product: of an embedding, that its rows are multiplied with another signal and summed, as the factors of a
             recommender are.
         output: nothing but the model's output comes after it, perhaps through a function that gives it the range of a

@@ -68,6 +68,7 @@ def auto(graph: Graph) -> Plan:
         gated_state=gated_state,
         state_gates=StateGates.of(nodes),
         kinks=Kinks.of(nodes),
+        exponents=sum(map(_makes_exponent, nodes)),
     )
     return Plan.of(graph, "auto", chooser.choose)
 
@@ -107,7 +108,7 @@ def _is_normed(node: ParameterNode) -> bool:
 
 def _is_gate(node: ParameterNode) -> bool:
     """Whether a weight, or a block of it, makes a factor of something else."""
-    return bool(node.gate) or not {"gate", "keep", "write"}.isdisjoint(node.blocks)
+    return bool(node.gate) or not {"gate", "exponent", "keep", "write"}.isdisjoint(node.blocks)
 
 
 def _activations(node: ParameterNode) -> tuple[str, ...]:
@@ -125,6 +126,11 @@ def _multiplies(nodes: list[ParameterNode]) -> bool:
 def _factors(nodes: list[ParameterNode]) -> frozenset[str]:
     """The activations whose results are factors."""
     return frozenset(node.activation for node in nodes if node.gate == "factor" and node.activation)
+
+
+def _makes_exponent(node: ParameterNode) -> bool:
+    """Whether a weight, or a block of it, makes the exponent of a factor, as the couplings of a flow do."""
+    return node.is_weight and (node.gate == "exponent" or "exponent" in node.blocks)
 
 
 def _gates(nodes: list[ParameterNode]) -> set[str]:
@@ -159,6 +165,8 @@ class _Chooser:
     """Gates that hold a state or a stream."""
     kinks: Kinks
     """Narrow layers, whose biases spread."""
+    exponents: int
+    """The weights that make exponents of factors."""
 
     def choose(self, node: ParameterNode) -> tuple[Scheme, str]:
         if node.feeds_state and not (node.axes.blocks or self.gated_state):
@@ -205,6 +213,10 @@ class _Chooser:
             return VarianceScaling(1.0), f"a norm follows, so that only the direction counts: gain 1, {fan_in}"
         if self.depth >= DEEP:
             return self._plain(node, activation)
+        if self.exponents > 1 and _makes_exponent(node):
+            gain = 1 / self.exponents
+            words = f"makes the exponent of a factor, one of {self.exponents} that add up: gain {gain:.4f}, {fan_in}"
+            return _of_gain(gain), words
         gain, words = self._gain(node, activation)
         gain, words = gain * state_power(node.state_before) ** -0.5, words + _of_state(node)
         if self.bare_gates and node.stream is not None:

@@ -267,16 +267,3 @@ def registered_activation(operation: Operation) -> str:
         return ACTIVATIONS[operation.target]
     kind, name = RULES.get(operation.target, ("", ""))
     return name if kind == "activation" else ""
-
-
-def feeds_gate(found: Value) -> bool:
-    """Whether an activated value multiplies another signal."""
-    waiting, steps = [found], 0
-    while waiting and steps < 16:
-        steps += 1
-        for user in waiting.pop().users:
-            if user.target in ("mul",) and len(activations_of(user)) > 1:
-                return True
-            if user.target in ("to", "float", "transpose", "view", "reshape", "dropout", "contiguous", "slice"):
-                waiting += user.outputs
-    return False

@@ -1,16 +1,18 @@
-"""Gates of a state: sigmoids that multiply what goes on from step to step, or from layer to layer in highway networks.
+"""Gates: activated values that multiply signals; those that multiply a state hold it.
 
-Where the sigmoid itself multiplies the state, it keeps it: the forget gate of an LSTM, the update gate of torch's GRU.
-Where one minus the sigmoid does, it writes over it: the update gate of many papers, the transform gate of a highway.
+The gates of a state are sigmoids that multiply what goes on from step to step, or from layer to layer in highway
+networks. Where the sigmoid itself multiplies the state, it keeps it: the forget gate of an LSTM, the update gate of
+torch's GRU. Where one minus the sigmoid does, it writes over it: the update gate of many papers, the transform gate of
+a highway.
 """
 
 from __future__ import annotations
 
 from fanin.tracing.dataflow import Flow, activations_of, carries, is_activation
 from fanin.tracing.records import Operation, Value
-from fanin.tracing.vocabulary import MOVES, SELECTING, SUMS
+from fanin.tracing.vocabulary import LINEAR_MAPS, MOVES, PRODUCTS, SELECTING, SUMS
 
-KEEP, WRITE = "keep", "write"
+KEEP, WRITE, FACTOR, EXPONENT = "keep", "write", "factor", "exponent"
 
 _SIGMOIDS = frozenset({"sigmoid", "hardsigmoid"})
 _FACTORS = {"mul": ("self", "other"), "addcmul": ("tensor1", "tensor2")}
@@ -125,3 +127,31 @@ class _Search:
                 if user.target in MOVES:
                     waiting += user.outputs
         return False
+
+
+def feeds_gate(found: Value) -> bool:
+    """Whether an activated value multiplies another signal."""
+    waiting, steps = [found], 0
+    while waiting and steps < 16:
+        steps += 1
+        for user in waiting.pop().users:
+            if user.target in ("mul",) and len(activations_of(user)) > 1:
+                return True
+            if user.target in ("to", "float", "transpose", "view", "reshape", "dropout", "contiguous", "slice"):
+                waiting += user.outputs
+    return False
+
+
+def feeds_exponent(found: Value) -> bool:
+    """Whether a value is an exponent, up to moves, signs and constants, and the exponential multiplies a signal."""
+    waiting, steps = [found], 0
+    while waiting and steps < 16:
+        steps += 1
+        value = waiting.pop()
+        for user in value.users:
+            if user.target == "exp" and feeds_gate(user.output):
+                return True
+            alone = len(activations_of(user)) == 1
+            if user.target in MOVES or user.target in LINEAR_MAPS or (alone and user.target in (*SUMS, *PRODUCTS)):
+                waiting += user.outputs
+    return False

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from fanin.graph import Activation
-from fanin.tracing.activations import ActivationFinder, feeds_gate, registered_activation
+from fanin.tracing.activations import ActivationFinder, registered_activation
 from fanin.tracing.attention import find_attention
 from fanin.tracing.dataflow import Flow, activations_of, carries, contracts, is_activation, is_signal
-from fanin.tracing.gates import state_gates
+from fanin.tracing.gates import EXPONENT, FACTOR, feeds_exponent, feeds_gate, state_gates
 from fanin.tracing.norms import find_norms
 from fanin.tracing.passages import LAST, Passage, Step, Terminal
 from fanin.tracing.records import Operation, Run, Space, Value
@@ -59,7 +59,11 @@ class Walker:
         if terminal.kind != "activation" or terminal.exit is None:
             return ""
         held = self._state_gates.get(self.run.operations[terminal.index].output.id, "")
-        return held or ("factor" if feeds_gate(terminal.exit) else "")
+        if held:
+            return held
+        if feeds_gate(terminal.exit):
+            return EXPONENT if terminal.name == "exp" else FACTOR
+        return EXPONENT if feeds_exponent(terminal.exit) else ""
 
     def last_of(self, operation: Operation, data: Value) -> Terminal | None:
         """The residual sum in whose branch this layer is the last weight; None if another weight follows."""
