@@ -119,9 +119,9 @@ def _judge(
         return (Severity.NOTE if table else Severity.WARNING), cause
     if cause:
         drawn = node.default is not None and _is_default(node, signal)
-        # What a stream passes by may be small, but a stack is off by a factor that grows with its matrices, and by
-        # accident: no convention divides by them.
-        harmless = drawn or (free and not _is_stack(node))
+        # What a stream passes by may be small, most of all a branch's end; but a stack is off by a factor that grows
+        # with its matrices, and by accident: no convention divides by them.
+        harmless = drawn or (free and (node.residual_last or not _is_stack(node)))
         return (Severity.NOTE if harmless else Severity.WARNING), cause
     return None
 
