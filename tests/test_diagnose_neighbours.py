@@ -719,3 +719,17 @@ def test_small_factors_of_what_is_joined_shut_it_as_layer_scales_do() -> None:
 
     _, diagnosis = judged(lambda: Case(Dense(1e-6), torch.randn(32, 32)))
     assert not diagnosis.of("F40")
+
+
+def test_a_fixed_factor_of_cosines_is_no_plans() -> None:
+    def build() -> Case:
+        case = Case(Cosines(200.0, logarithm=False), torch.randn(6, 24, 8))
+        scale = case.model.scale
+        del case.model.scale
+        case.model.register_buffer("scale", scale.detach())
+        return case
+
+    _, diagnosis = judged(build)
+    (found,) = diagnosis.of("F308")
+    assert not found.edits
+    assert "in the model's code" in found.remedy

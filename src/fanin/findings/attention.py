@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.evidence import Evidence, weight_rms
-from fanin.findings.factors import divided, learned_scale
+from fanin.findings.factors import divided, learned_scale, of_unit_vectors
 from fanin.findings.registry import finding, register
 from fanin.graph import ParameterNode, Role
 from fanin.observations import Kind, LayerSignal
@@ -31,7 +31,8 @@ weights that make such scores need no further factor."""
     threshold="entropy under a third of the uniform one, where ∛keys are left of the keys; an error under "
     f"{ONE_HOT:g}. Uniform attention is a healthy start",
     remedy="queries and keys of gain 1, scores times 1/√head width; where the model has no such factor, smaller "
-    "queries do the same, and where it learns one of unit vectors, a smaller start of it",
+    "queries do the same, and where it learns one of unit vectors, a smaller start of it; one that is fixed is in the "
+    "model's code",
     source="Vaswani et al. 2017, section 3.2.1; Zhai et al. 2023 (arXiv:2303.06296)",
 )
 def one_hot(evidence: Evidence) -> Iterator[Finding]:
@@ -50,6 +51,8 @@ def _softened(evidence: Evidence, layer: LayerSignal) -> tuple[Edit, ...]:
     scale = learned_scale(evidence, layer.index)
     if scale is not None:
         return (divided(evidence, scale, spread),)
+    if of_unit_vectors(evidence, layer.index):
+        return ()  # the factor is the model's, and no plan's
     names = _scores(evidence, layer)
     edits = evidence.redraw(*names)
     # The recommended weights may leave the scores large: where nothing divides them by √width, queries have to.

@@ -33,9 +33,9 @@ def divided(evidence: Evidence, node: ParameterNode, factor: float) -> Edit:
     return Edit(node.name, Constant(value - math.log(factor) if exponential else value / factor))
 
 
-def of_unit_vectors(evidence: Evidence) -> bool:
-    """Whether the outputs are cosines, or a multiple of them: no weight makes those larger."""
-    contractions = evidence.signals.of_kind(Kind.WEIGHT, Kind.PRODUCT)
+def of_unit_vectors(evidence: Evidence, end: int) -> bool:
+    """Whether what an operation takes is cosines, or a multiple of them: no weight makes those larger."""
+    contractions = [layer for layer in evidence.signals.of_kind(Kind.WEIGHT, Kind.PRODUCT) if layer.index < end]
     if not contractions:
         return False
     last = contractions[-1].index

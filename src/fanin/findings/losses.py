@@ -35,7 +35,7 @@ def first_loss(evidence: Evidence) -> Iterator[Finding]:
     if loss is None or uninformed is None or uninformed <= 0 or not math.isfinite(loss):
         return
     line, wrong = (1.5, 3.0) if _is_entropy(uninformed) else (3.0, 9.0)
-    cosines = of_unit_vectors(evidence)
+    cosines = of_unit_vectors(evidence, len(evidence.signals.layers))
     line = wrong if cosines else line  # their scale is a temperature, and chosen
     if loss <= line * uninformed:
         return
