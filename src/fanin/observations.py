@@ -114,6 +114,10 @@ class LayerSignal(Observation):
         branch_rms: of the branch that is added.
         stream_rms: of the stream before it is added.
         stream_start: of the stream before the first branch was added.
+        constant: of a sum of the first weight's output with what is no parameter and differs from place to place, as
+            sinusoids do: the buffer's name, where it is one.
+        constant_rms: of that constant; None of any other operation.
+        signal_rms: of what it is added to, before it is.
         grad_rms: root mean square of the gradient of the loss with respect to this output; None where none came.
         grad_max: its largest absolute value.
         grad_zero: the share of it that is exactly 0.
@@ -156,6 +160,9 @@ class LayerSignal(Observation):
     branch_rms: float | None = None
     stream_rms: float | None = None
     stream_start: float | None = None
+    constant: str = ""
+    constant_rms: float | None = None
+    signal_rms: float | None = None
     grad_rms: float | None = None
     grad_max: float | None = None
     grad_zero: float | None = None

@@ -136,24 +136,62 @@ LOST = 200.0
     "embeddings at odds with what they are added to",
     why="the smaller part of the sum is lost beside the larger: tokens, or where they stand, cannot be seen",
     threshold=f"a position over {RATIO:g} times as large as what it is added to (a hundredth of the variance is left), "
-    f"or under 1/{LOST:g} of it (bfloat16 rounds it away); zero positions are a choice",
-    remedy="give both the same standard deviation",
+    f"or under 1/{LOST:g} of it (bfloat16 rounds it away), whether it is a parameter, a buffer or computed on the way; "
+    "zero positions are a choice",
+    remedy="give both the same standard deviation; where the positions are fixed, scale the tokens",
     source="classic: position and token embeddings of one scale (Radford et al. 2018)",
 )
 def odd_sum(evidence: Evidence) -> Iterator[Finding]:
     """A position embedding that drowns, or drowns in, what it is added to."""
-    for node, signal in evidence.parameters():
+    yield from _odd_constants(evidence)
+    for signal in evidence.signals.parameters:
+        node = evidence.graph[signal.name]
         if node.role != Role.POSITION or len(node.shape) < 2 or not signal.rms or signal.non_finite:
             continue
         if SCALED.intersection(node.reparametrized):  # what is added has another size than the parameter
             continue
         for layer in evidence.signals.readers(node.name):
-            other = _other(evidence, layer, signal)
+            # A frozen table may be read by its rows; what it is added to is then known of a sum alone.
+            other = _other(evidence, layer, signal) if layer.kind == Kind.SUM or not node.frozen else 0.0
             if other and (signal.rms > RATIO * other or signal.rms * LOST < other):
                 seen = f"RMS {signal.rms:.3g} is added to RMS {other:.3g}"
-                edit = Edit(node.name, Normal(other))
-                yield finding("F207", Severity.WARNING, node.name, seen, edits=(edit,))
+                own = (Edit(node.name, Normal(other)),)
+                edits = _raised(evidence, layer, signal.rms / other) if node.frozen else own
+                yield finding("F207", Severity.WARNING, node.name, seen, edits=edits)
                 break
+
+
+MASKED = 1e3
+"""RMS of a constant: no table of places has such values; what masks places does."""
+
+
+def _odd_constants(evidence: Evidence) -> Iterator[Finding]:
+    """The same of what is no parameter: a buffer of sinusoids, or sinusoids that are computed on the way."""
+    layers = evidence.signals.layers
+    for layer in layers:
+        constant, signal = layer.constant_rms, layer.signal_rms
+        if not constant or not signal or layer.non_finite or constant > MASKED:
+            continue
+        if constant > RATIO * signal or constant * LOST < signal:
+            seen = f"RMS {constant:.3g} is added to RMS {signal:.3g}"
+            yield finding(
+                "F207",
+                Severity.WARNING,
+                layer.constant or layer.name,
+                seen,
+                edits=_raised(evidence, layer, constant / signal),
+            )
+
+
+def _raised(evidence: Evidence, layer: LayerSignal, factor: float) -> tuple[Edit, ...]:
+    """An edit of the table that gave the tokens; none where it gives the logits too, which would grow with it."""
+    tables = [one for one in evidence.signals.of_kind(Kind.EMBEDDING) if one.index < layer.index and one.weights]
+    if not tables:
+        return ()
+    name = tables[-1].weights[0]
+    heads = [reader for reader in evidence.signals.readers(name) if reader.kind == Kind.WEIGHT]
+    frozen = evidence.graph[name].frozen
+    return () if heads or frozen else (Edit(name, Normal(evidence.signals.parameter(name).rms * factor)),)
 
 
 def _other(evidence: Evidence, layer: LayerSignal, signal: ParameterSignal) -> float:

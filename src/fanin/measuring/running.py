@@ -83,6 +83,11 @@ def run(
             if stand_in.numel():
                 watch.shared.add(stand_in.untyped_storage().data_ptr())
             _watch_gradient(stand_in, entry.name, axes[entry.name], observed, zeros, repeating)
+        watch.buffers = {
+            buffer.untyped_storage().data_ptr(): canonical(name)
+            for name, buffer in isolated.model.named_buffers()
+            if buffer.numel()
+        }
         output = _forward(isolated.model, call, watch)
         observed.start = start_of(output, loss)
         returned = [item.detach() for item in tensors_within(output)]

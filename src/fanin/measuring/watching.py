@@ -71,6 +71,15 @@ class _Sum:
     stream_rms: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """A signal and the constant that is added to it, as a table of sinusoids is to tokens, before the sum."""
+
+    constant: str
+    constant_rms: float
+    signal_rms: float
+
+
 class Watch(TorchFunctionMode):
     """Measures what passes while it is active.
 
@@ -86,6 +95,7 @@ class Watch(TorchFunctionMode):
         self.effective: dict[str, Effective] = {}
         self.path: list[str] = [""]
         self.shared: set[int] = set()
+        self.buffers: dict[int, str] = {}
         self._samples = samples
         self._selected = selected
         self._streams = 0
@@ -109,11 +119,12 @@ class Watch(TorchFunctionMode):
         self._refuse_writes(name, args)
         kind = KINDS.get(name)
         before = self._sides(args) if kind is Kind.SUM else None
+        beside = self._constant(args) if kind is Kind.SUM else None
         counted = counted_by(name, args, kwargs)
         first = len(self.signals)
         result = func(*args, **kwargs)
         if isinstance(result, torch.Tensor | tuple | list):
-            self._follow(name, kind, trails, before, result, args, kwargs)
+            self._follow(name, kind, trails, before, result, args, kwargs, beside)
         if counted is not None and first < len(self.signals):
             spread, shift = counted.spread, counted.shift
             self.signals[-1] = replace(self.signals[-1], counted_spread=spread, counted_shift=shift)
@@ -140,6 +151,21 @@ class Watch(TorchFunctionMode):
                     return _Sum(branch, stream, scale_of(added).rms, scale_of(kept).rms)
         return None
 
+    def _constant(self, args: tuple[Any, ...]) -> _Beside | None:
+        """A constant that differs from place to place, and the first weight's output to which it is added."""
+        if len(args) < 2 or not all(isinstance(item, torch.Tensor) and item.is_floating_point() for item in args[:2]):
+            return None
+        for signal, constant in (args[:2], args[1::-1]):
+            trail = trail_of(signal)
+            if trail is None or trail_of(constant) is not None or trail.parameter or trail.depth != 1 or trail.scores:
+                continue
+            places = sum(size > 1 for size in constant.shape) > 1 and constant.shape[-1] == signal.shape[-1]
+            if places and not (compatibility.is_mapped(signal) or compatibility.is_mapped(constant)):
+                name = self.buffers.get(constant.untyped_storage().data_ptr(), "")
+                with torch.no_grad():
+                    return _Beside(name, scale_of(constant).rms, scale_of(signal).rms)
+        return None
+
     def _follow(
         self,
         name: str,
@@ -149,6 +175,7 @@ class Watch(TorchFunctionMode):
         result: Any,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        beside: _Beside | None = None,
     ) -> None:
         """Leave the trail on what came out, and measure it."""
         outputs = [item for item in tensors_in((result,)) if item.is_floating_point() or item.is_complex()]
@@ -161,7 +188,7 @@ class Watch(TorchFunctionMode):
                 leave(output, trail)
             return
         self.enter_tower(trail)
-        kind = _kind_of(kind, name, trails, outputs[0])
+        kind = _kind_of(kind, name, trails, outputs[0]) or (Kind.OTHER if beside is not None else None)
         trail.scores = _are_scores(kind, trails, trail, outputs[0])
         if before is not None:
             self._enter_stream(trail, before)
@@ -173,7 +200,7 @@ class Watch(TorchFunctionMode):
         measured = bool(outputs[0].numel()) and not outputs[0].is_complex() and self._selected(self.path[-1])
         if kind is not None and measured:
             entropy = self._entropy(name, args, kwargs) if kind is Kind.ATTENTION else None
-            self.record(outputs[0], plain(name), kind, trail, before, entropy)
+            self.record(outputs[0], plain(name), kind, trail, before, entropy, beside)
 
     def enter_tower(self, trail: Trail) -> None:
         """Number the way that a trail goes on, which begins where a weight is the first."""
@@ -218,6 +245,7 @@ class Watch(TorchFunctionMode):
         trail: Trail,
         before: _Sum | None = None,
         entropy: Entropy | None = None,
+        beside: _Beside | None = None,
     ) -> None:
         """Measure one output now, and its gradient when it comes."""
         index = len(self.signals)
@@ -243,6 +271,9 @@ class Watch(TorchFunctionMode):
                 keys=entropy.keys,
                 score_std=entropy.score_std,
             )
+        if beside is not None:
+            parts = (beside.constant, beside.constant_rms, beside.signal_rms)
+            signal = replace(signal, constant=parts[0], constant_rms=parts[1], signal_rms=parts[2])
         self.signals.append(signal)
         if output.requires_grad:
             on_gradient: Callable[..., Any] = output.register_hook

@@ -1,0 +1,115 @@
+"""What is no parameter and still decides how a model starts: tables of places, powers, plain numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import fanin
+from fanin.comparison.workers import one_thread
+from fanin.diagnoses import Diagnosis, Severity
+
+
+class Case(NamedTuple):
+    model: nn.Module
+    inputs: Any
+    loss: Callable[[Any], Tensor] | None = None
+
+
+Build = Callable[[], Case]
+
+
+def judged(build: Build) -> tuple[Case, Diagnosis]:
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        case = build()
+        return case, fanin.diagnose(case.model, case.inputs, loss=case.loss)
+
+
+def serious(diagnosis: Diagnosis) -> list[tuple[str, str]]:
+    return [(found.code, found.place) for found in diagnosis.findings if found.severity is not Severity.NOTE]
+
+
+def sinusoids(length: int, width: int) -> Tensor:
+    angles = torch.arange(length)[:, None] * torch.exp(-math.log(1e4) * torch.arange(0, width, 2) / width)
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
+
+
+class Placed(nn.Module):
+    """Tokens and sinusoids, which are a buffer, a frozen parameter, or computed on the way."""
+
+    def __init__(self, kind: str, *, scale: float = 1.0, tied: bool = False) -> None:
+        super().__init__()
+        self.tokens, self.norm, self.head = nn.Embedding(90, 64), nn.LayerNorm(64), nn.Linear(64, 90, bias=False)
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        if tied:
+            self.head.weight = self.tokens.weight
+        self.kind, self.scale = kind, scale
+        if kind == "buffer":
+            self.register_buffer("places", sinusoids(32, 64))
+        if kind == "frozen":
+            self.places = nn.Parameter(sinusoids(32, 64), requires_grad=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        places = sinusoids(ids.shape[1], 64) if self.kind == "computed" else self.places[: ids.shape[1]]
+        x = self.tokens(ids) * self.scale
+        result: Tensor = self.head(self.norm(x + places))
+        return result
+
+
+def placed(kind: str, **settings: Any) -> Case:
+    ids = torch.randint(90, (8, 32))
+    return Case(Placed(kind, **settings), ids, lambda x: functional.cross_entropy(x.flatten(0, 1), ids.flatten()))
+
+
+@pytest.mark.parametrize(("kind", "place"), [("buffer", "places"), ("frozen", "places"), ("computed", "add")])
+def test_places_that_drown_the_tokens_are_found_whatever_they_are(kind: str, place: str) -> None:
+    assert ("F207", place) in serious(judged(lambda: placed(kind))[1])
+
+
+@pytest.mark.parametrize("kind", ["buffer", "frozen", "computed"])
+def test_tokens_that_are_scaled_up_are_healthy(kind: str) -> None:
+    assert not serious(judged(lambda: placed(kind, scale=8.0))[1])
+
+
+def test_tokens_far_over_their_places_are_found() -> None:
+    assert ("F207", "places") in serious(judged(lambda: placed("buffer", scale=1e4))[1])
+
+
+def test_the_tokens_are_drawn_larger_where_the_places_are_fixed() -> None:
+    case, diagnosis = judged(lambda: placed("buffer"))
+    (edit,) = diagnosis.of("F207")[0].edits
+    assert edit.pattern == "tokens.weight"
+    with one_thread():
+        fanin.apply(diagnosis.fix(), case.model, seed=0)
+        assert not serious(fanin.diagnose(case.model, case.inputs, loss=case.loss))
+
+
+def test_a_table_that_gives_the_logits_too_is_left_alone() -> None:
+    _, diagnosis = judged(lambda: placed("buffer", tied=True))
+    (found,) = diagnosis.of("F207")
+    assert not found.edits
+
+
+class Offset(nn.Module):
+    """A layer whose output something constant is added to, that tells no places apart: noise's mean, a mask."""
+
+    def __init__(self, constant: Tensor) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(8, 16), nn.Linear(16, 4)
+        self.register_buffer("constant", constant)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.last(functional.layer_norm(self.first(x), (16,)) + self.constant)
+        return result
+
+
+@pytest.mark.parametrize("constant", [torch.full((16,), 30.0), torch.full((6, 16), -1e9).triu(1)])
+def test_what_is_no_table_of_places_is_none(constant: Tensor) -> None:
+    assert "F207" not in judged(lambda: Case(Offset(constant), torch.randn(5, 6, 8)))[1].codes
