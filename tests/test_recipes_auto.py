@@ -307,6 +307,17 @@ def test_an_ungated_recurrence_leaves_the_state_room() -> None:
     assert gated.block_std["n"] == pytest.approx(math.sqrt(1 / 8))
 
 
+def test_a_recurrence_of_rectifiers_takes_in_as_much_as_its_state_brings() -> None:
+    for layer in (lambda: nn.RNN(8, 64, nonlinearity="relu"), lambda: nn.RNNCell(8, 64, nonlinearity="relu")):
+        plan = planned(layer, 5, 8)
+        rows = [row for row in plan if row.node.feeds_state]
+        assert [row.scheme for row in rows] == [VarianceScaling(1.0)]
+        assert "recurrence of rectifiers" in rows[0].reason
+    with torch.random.fork_rng(devices=[]):
+        plan = fanin.plan(Again(functional.relu, driven=True), torch.zeros(2, 20, 16))
+    assert plan["enter.weight"].scheme == VarianceScaling(1.0)
+
+
 class WrittenByHand(nn.Module):
     """A GRU of two linear layers, or an Elman network."""
 

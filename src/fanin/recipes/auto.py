@@ -169,7 +169,8 @@ class _Chooser:
     """The weights that make exponents of factors."""
 
     def choose(self, node: ParameterNode) -> tuple[Scheme, str]:
-        if node.feeds_state and not (node.axes.blocks or self.gated_state):
+        gated, rectified = node.axes.blocks or self.gated_state, slope_behind(node) is not None
+        if node.feeds_state and not (gated or rectified):
             return xavier_normal(), "input of a recurrence without gates: Xavier, so that it leaves the state room"
         if node.role in WEIGHTS:
             return self.kinks.share(node, for_each_block(node, self._weight))
@@ -200,7 +201,8 @@ class _Chooser:
         if node.feedback or (node.role == Role.RECURRENT and not node.feeds_state):
             return Orthogonal(), "recurrent: an orthogonal matrix keeps the state's length over time"
         if node.feeds_state:
-            words = f"input of recurrent gates: gain 1, as much as the state brings{_of_state(node)}, {fan_in}"
+            kind = "a recurrence of rectifiers" if slope_behind(node) else "recurrent gates"
+            words = f"input of {kind}: gain 1, as much as the state brings{_of_state(node)}, {fan_in}"
             return _of_gain(state_power(node.state_before) ** -0.5), words
         if node.output and not node.norm_after:
             gain = self.head * state_power(node.state_before) ** -0.5
