@@ -19,7 +19,7 @@ from fanin.fans import Fans
 from fanin.findings import Evidence
 from fanin.measuring.attention import entropy_of_scores
 from fanin.measuring.counted import counted_by
-from fanin.schemes import Packed
+from fanin.schemes import Constant, Packed, Zeros
 
 
 class Case(NamedTuple):
@@ -107,6 +107,24 @@ class Cosines(nn.Module):
         q, k = (functional.normalize(part(x), dim=-1) for part in (self.query, self.key))
         scale = self.scale.exp() if self.logarithm else self.scale
         result: Tensor = self.head(x + (q @ k.transpose(-1, -2) * scale).softmax(-1) @ x)
+        return result
+
+
+class Tempered(Written):
+    """The same with a learned temperature, or its logarithm."""
+
+    def __init__(self, temperature: float, *, logarithm: bool = False) -> None:
+        super().__init__(1 / 8)
+        self.logarithm = logarithm
+        self.temperature = nn.Parameter(torch.tensor(math.log(temperature) if logarithm else temperature))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.embed(x))
+        q, k, v = (part(x) for part in self.qkv)
+        scores = (
+            q @ k.transpose(-1, -2) * self.factor / (self.temperature.exp() if self.logarithm else self.temperature)
+        )
+        result: Tensor = self.head(x + scores.softmax(-1) @ v)
         return result
 
 
@@ -484,6 +502,20 @@ PAIRS: list[tuple[str, str, str, Build, Build]] = [
         lambda: Case(Chain(19), torch.randn(64, 32)),
     ),
     (
+        "a learned temperature",
+        "F308",
+        "softmax",
+        lambda: Case(Tempered(0.02), torch.randn(6, 24, 8)),
+        lambda: Case(Tempered(1.0), torch.randn(6, 24, 8)),
+    ),
+    (
+        "the logarithm of a temperature",
+        "F308",
+        "softmax",
+        lambda: Case(Tempered(0.02, logarithm=True), torch.randn(6, 24, 8)),
+        lambda: Case(Tempered(1.0, logarithm=True), torch.randn(6, 24, 8)),
+    ),
+    (
         "places weighed by one number",
         "F308",
         "softmax",
@@ -571,7 +603,8 @@ def test_one_vector_alone_says_nothing_of_what_differs() -> None:
 
 def test_scores_that_nothing_divides_are_made_smaller_by_their_queries_alone() -> None:
     _, diagnosis = judged(lambda: Case(Written(1.0, packed=True), torch.randn(6, 24, 8)))
-    (edit,) = (edit for finding in diagnosis.of("F308") for edit in finding.edits)
+    edit, bias = (edit for finding in diagnosis.of("F308") for edit in finding.edits)
+    assert (edit.pattern, bias.pattern, bias.scheme) == ("qkv.weight", "qkv.bias", Zeros())
     assert isinstance(edit.scheme, Packed)
     q, k, v = (edit.scheme.part(block).expected(Fans(64, 64)).std for block in "qkv")
     assert k == v
@@ -733,3 +766,28 @@ def test_a_fixed_factor_of_cosines_is_no_plans() -> None:
     (found,) = diagnosis.of("F308")
     assert not found.edits
     assert "in the model's code" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "grows"),
+    [
+        (lambda: Tempered(0.02), "temperature", True),
+        (lambda: Tempered(0.02, logarithm=True), "temperature", True),
+        (lambda: Cosines(200.0, logarithm=True), "scale", False),
+    ],
+)
+def test_a_factor_of_scores_is_changed_where_it_is_learned(
+    model: Callable[[], nn.Module], name: str, grows: bool
+) -> None:
+    _, diagnosis = judged(lambda: Case(model(), torch.randn(6, 24, 8)))
+    (edit,) = (edit for finding in diagnosis.of("F308") for edit in finding.edits)
+    assert isinstance(edit.scheme, Constant)
+    assert (edit.pattern, edit.scheme.value > diagnosis.signals.parameter(name).mean) == (name, grows)
+
+
+def test_one_channel_far_off_is_found() -> None:
+    case = counting()
+    case.model[1].running_var[3] = 1e20
+    _, diagnosis = judged(lambda: case)
+    (found,) = diagnosis.of("F108")
+    assert found.place == "1.running_var"

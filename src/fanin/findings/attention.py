@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.evidence import Evidence, weight_rms
-from fanin.findings.factors import divided, learned_scale, of_unit_vectors
+from fanin.findings.factors import learned_factor, of_unit_vectors
 from fanin.findings.registry import finding, register
 from fanin.graph import ParameterNode, Role
 from fanin.observations import Kind, LayerSignal
-from fanin.schemes import Packed, Scheme
+from fanin.schemes import Packed, Scheme, Zeros
 
 SHARP = 1 / 3
 """Of the entropy of looking everywhere alike: the cube root of the keys is left. The variance of the scores is then
@@ -48,9 +48,9 @@ def one_hot(evidence: Evidence) -> Iterator[Finding]:
 def _softened(evidence: Evidence, layer: LayerSignal) -> tuple[Edit, ...]:
     """Edits after which the scores have a standard deviation of 1 over the keys: of their scale, or of queries."""
     spread = layer.score_std or 1.0
-    scale = learned_scale(evidence, layer.index)
-    if scale is not None:
-        return (divided(evidence, scale, spread),)
+    factor = learned_factor(evidence, layer.index)
+    if factor is not None:
+        return (factor.divided(spread),)
     if of_unit_vectors(evidence, layer.index):
         return ()  # the factor is the model's, and no plan's
     names = _scores(evidence, layer)
@@ -62,7 +62,10 @@ def _softened(evidence: Evidence, layer: LayerSignal) -> tuple[Edit, ...]:
     first = next((edit for edit in edits if _queries(evidence, edit.pattern)), edits[0])
     assert first.scheme is not None
     smaller = replace(first, scheme=_smaller(evidence.graph[first.pattern], first.scheme, left))
-    return tuple(smaller if edit is first else edit for edit in edits)
+    # A bias beside them would be all that is left of the queries.
+    beside = dict.fromkeys(name for reader in evidence.signals.readers(first.pattern) for name in reader.weights)
+    biases = (Edit(name, Zeros()) for name in beside if evidence.graph[name].role == Role.BIAS)
+    return (*(smaller if edit is first else edit for edit in edits), *biases)
 
 
 def _change(evidence: Evidence, name: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from fanin.diagnoses import Edit
 from fanin.findings.evidence import Evidence
@@ -14,23 +15,33 @@ WITHIN = 4
 """Operations between the product that makes scores and what they are for: a scale, a bias, a mask."""
 
 
-def learned_scale(evidence: Evidence, end: int) -> ParameterNode | None:
-    """The learned number, one for all or one a head, that scores are multiplied by before the operation of an index."""
+@dataclass(frozen=True, slots=True)
+class Factor:
+    """A learned number that scores are multiplied by, or divided by; it, or its exponential."""
+
+    node: ParameterNode
+    value: float
+    divides: bool
+    exponential: bool
+
+    def divided(self, by: float) -> Edit:
+        """The edit after which the scores are so many times smaller."""
+        by = 1 / by if self.divides else by
+        return Edit(self.node.name, Constant(self.value - math.log(by) if self.exponential else self.value / by))
+
+
+def learned_factor(evidence: Evidence, end: int) -> Factor | None:
+    """The learned factor, one for all scores or one a head, before the operation of an index."""
     for earlier in reversed(evidence.signals.layers[max(end - WITHIN, 0) : end]):
         for name in earlier.weights:
             node, signal = evidence.graph[name], evidence.signals.parameter(name)
             if node.is_weight:
                 return None
-            if signal.constant and signal.rms and max(node.shape, default=1) == math.prod(node.shape):
-                return node
+            known = set(node.reparametrized) <= {"exp"}
+            single = max(node.shape, default=1) == math.prod(node.shape)
+            if signal.constant and signal.rms and single and known and earlier.target in ("mul", "div"):
+                return Factor(node, signal.mean, earlier.target == "div", bool(node.reparametrized))
     return None
-
-
-def divided(evidence: Evidence, node: ParameterNode, factor: float) -> Edit:
-    """The edit that divides a learned scale; of one that is the exponential of a parameter, a difference."""
-    value = evidence.signals.parameter(node.name).mean
-    exponential = "exp" in node.reparametrized
-    return Edit(node.name, Constant(value - math.log(factor) if exponential else value / factor))
 
 
 def of_unit_vectors(evidence: Evidence, end: int) -> bool:

@@ -62,7 +62,8 @@ ASIDE = 5.0
 def flat_variance(evidence: Evidence) -> Iterator[Finding]:
     """Running variances of zero, and statistics far from those of the batch."""
     for buffer in evidence.signals.buffers:
-        if buffer.name.split(".")[-1] == "running_var" and not buffer.meta and buffer.min <= 0 and buffer.shape:
+        finite = buffer.shape and not buffer.meta and not buffer.non_finite
+        if buffer.name.split(".")[-1] == "running_var" and finite and buffer.min <= 0:
             yield finding("F108", Severity.ERROR, buffer.name, f"its smallest value is {buffer.min:.3g}")
     for layer in evidence.signals.of_kind(Kind.NORM) if evidence.finite else ():
         spread, shift = layer.counted_spread or 1.0, layer.counted_shift or 0.0

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.evidence import Evidence, weight_rms
-from fanin.findings.factors import divided, learned_scale, of_unit_vectors
+from fanin.findings.factors import learned_factor, of_unit_vectors
 from fanin.findings.registry import finding, register
 from fanin.graph import Role
 from fanin.observations import Kind
@@ -41,10 +41,10 @@ def first_loss(evidence: Evidence) -> Iterator[Finding]:
         return
     severity = Severity.ERROR if loss > wrong * uninformed else Severity.WARNING
     seen = f"the loss is {loss:.3g}; knowing nothing costs {uninformed:.3g}"
-    factor = learned_scale(evidence, len(evidence.signals.layers)) if cosines else None
+    factor = learned_factor(evidence, len(evidence.signals.layers)) if cosines else None
     if factor is not None:
-        edit = divided(evidence, factor, evidence.signals.layers[-1].rms or 1.0)
-        yield finding("F309", severity, factor.name, seen, edits=(edit,))
+        edit = factor.divided(evidence.signals.layers[-1].rms or 1.0)
+        yield finding("F309", severity, factor.node.name, seen, edits=(edit,))
         return
     weights = _output_weights(evidence)
     edits = () if cosines else _shrunk(evidence, weights)

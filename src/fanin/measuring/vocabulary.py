@@ -24,7 +24,7 @@ _NAMES: dict[Kind, str] = {
     ),
     Kind.ATTENTION: "scaled_dot_product_attention softmax _softmax",
     Kind.SUM: "add add_ __add__ __iadd__ __radd__ sub sub_ __sub__ __isub__",
-    Kind.PRODUCT: "mul mul_ __mul__ __imul__ __rmul__ multiply",
+    Kind.PRODUCT: "mul mul_ __mul__ __imul__ __rmul__ multiply div div_ __div__ __truediv__ __itruediv__ true_divide",
     Kind.POOLING: (
         "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
         "adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d boolean_dispatch mean"
@@ -61,6 +61,20 @@ def name_of(function: Callable[..., Any]) -> str:
     return getattr(function, "__name__", "")
 
 
+_SPELLINGS = {
+    "iadd": "add",
+    "radd": "add",
+    "isub": "sub",
+    "imul": "mul",
+    "rmul": "mul",
+    "multiply": "mul",
+    "rmatmul": "matmul",
+    "truediv": "div",
+    "itruediv": "div",
+    "true_divide": "div",
+}
+
+
 def plain(name: str) -> str:
     """Without the marks of operators and of writing in place.
 
@@ -68,6 +82,4 @@ def plain(name: str) -> str:
     ('add', 'relu')
     """
     bare = name.strip("_")
-    return {"iadd": "add", "radd": "add", "isub": "sub", "imul": "mul", "rmul": "mul", "rmatmul": "matmul"}.get(
-        bare, bare
-    )
+    return _SPELLINGS.get(bare, bare)

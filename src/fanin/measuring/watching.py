@@ -350,8 +350,8 @@ def _kind_of(kind: Kind | None, name: str, trails: list[Trail], output: torch.Te
     over_classes = name != "scaled_dot_product_attention" and not any(trail.scores for trail in trails)
     if kind is Kind.ATTENTION and output.ndim < 3 and over_classes:
         return Kind.OTHER
-    if kind is Kind.PRODUCT and len(trails) < 2:
-        return None
+    if kind is Kind.PRODUCT and (len(trails) < 2 or ("div" in name and not from_weights)):
+        return None  # of one signal by another, a quotient is a norm written by hand: its parts are measured
     if kind is Kind.PRODUCT and from_weights:
         return Kind.OTHER
     if kind is Kind.SUM and len(trails) < 2:
