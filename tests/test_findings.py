@@ -235,9 +235,22 @@ def test_attention(entropy: float, severity: str | None) -> None:
     assert codes([], [], layer(0, Kind.ATTENTION, entropy=entropy, keys=8.0)).get("F308") == severity
 
 
-@pytest.mark.parametrize(("loss", "severity"), [(3.4, None), (3.5, "warning"), (7.0, "error")])
-def test_first_loss(loss: float, severity: str | None) -> None:
-    assert codes([], [], loss=loss, uninformed=math.log(10)).get("F309") == severity
+@pytest.mark.parametrize(
+    ("classes", "loss", "severity"),
+    [
+        (100, 6.8, None),
+        (100, 7.0, "warning"),
+        (10, 3.49, None),
+        (10, 3.51, "warning"),
+        (10, 7.0, "error"),
+        (2, 1.88, None),
+        (2, 1.92, "warning"),
+        (2, 2.1, "error"),
+    ],
+)
+def test_first_loss(classes: int, loss: float, severity: str | None) -> None:
+    """A head of He's gain costs a nat, which is more than half of what few classes cost when nothing is known."""
+    assert codes([], [], loss=loss, uninformed=math.log(classes)).get("F309") == severity
 
 
 @pytest.mark.parametrize(("loss", "severity"), [(2.9, None), (3.1, "warning"), (9.1, "error")])

@@ -13,6 +13,9 @@ from fanin.graph import Role
 from fanin.observations import Kind
 from fanin.schemes import Zeros
 
+NATS = 1.2
+"""A head of He's gain has logits of variance 2, which cost one nat, up to a fifth, at any number of classes. Where
+classes are few, that is half of ln C and more; the first steps undo it."""
 SHRUNK = 0.3
 """Of the recommended output layer: its outputs have a tenth of the power, and the loss hardly feels them."""
 
@@ -22,9 +25,9 @@ SHRUNK = 0.3
     "a first loss far from uninformed",
     why="the net starts sure of wrong answers, and the first steps only unlearn them",
     threshold="for cross-entropy over 1.5 times ln C, the loss of knowing nothing: the net knows less than nothing by "
-    "half of that; over 3 times is an error. Another loss is compared with that of zeros: over 3 times, where outputs "
-    "have twice the power of their targets; over 9 times is an error. Of cosines only the errors are told: what "
-    "they are multiplied by is a temperature, and chosen",
+    f"half of that, and by {NATS:g} nats at least; over 3 times is an error. Another loss is compared with that of "
+    "zeros: over 3 times, where outputs have twice the power of their targets; over 9 times is an error. Of cosines "
+    "only the errors are told: what they are multiplied by is a temperature, and chosen",
     remedy="shrink the output layer, or the learned scale of cosines, and zero its bias",
     source="Karpathy 2019, a recipe for training neural networks: verify the loss at init",
 )
@@ -37,7 +40,7 @@ def first_loss(evidence: Evidence) -> Iterator[Finding]:
     line, wrong = (1.5, 3.0) if _is_entropy(uninformed) else (3.0, 9.0)
     cosines = of_unit_vectors(evidence, len(evidence.signals.layers))
     line = wrong if cosines else line  # their scale is a temperature, and chosen
-    if loss <= line * uninformed:
+    if loss <= line * uninformed or (_is_entropy(uninformed) and loss <= uninformed + NATS):
         return
     severity = Severity.ERROR if loss > wrong * uninformed else Severity.WARNING
     seen = f"the loss is {loss:.3g}; knowing nothing costs {uninformed:.3g}"
