@@ -113,3 +113,66 @@ class Offset(nn.Module):
 @pytest.mark.parametrize("constant", [torch.full((16,), 30.0), torch.full((6, 16), -1e9).triu(1)])
 def test_what_is_no_table_of_places_is_none(constant: Tensor) -> None:
     assert "F207" not in judged(lambda: Case(Offset(constant), torch.randn(5, 6, 8)))[1].codes
+
+
+class Grown(nn.Module):
+    """A net in half precision whose signal grows on its way by something else than a weight, and is normalized."""
+
+    def __init__(self, by: str, size: float) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 5)
+        self.factor = nn.Parameter(torch.tensor(size))
+        self.by, self.size = by, size
+        self.half()
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = (x[:1, None] * 0 + torch.eye(64, dtype=x.dtype)) * -self.size
+        x = self.first(x)
+        if self.by == "number":
+            x = x.relu() * self.size
+        elif self.by == "parameter":
+            x = x * self.factor
+        elif self.by == "power":
+            x = (x * self.size).square()
+        elif self.by == "mask":
+            x = (x[:, None] * x[:, :, None] / 8 + mask).softmax(-1).mean(1)
+        result: Tensor = self.last(self.norm(x))
+        absent = torch.arange(5) > 3
+        if self.by == "added class":
+            return result + torch.zeros(5, dtype=x.dtype).masked_fill(absent, -self.size)
+        return result.masked_fill(absent, -self.size) if self.by == "class" else result
+
+
+def grown(by: str, size: float) -> Case:
+    return Case(Grown(by, size), torch.randn(32, 64).half(), lambda x: x[:, :4].float().square().mean())
+
+
+@pytest.mark.parametrize(
+    ("by", "size", "place"), [("number", 9000.0, "mul"), ("parameter", 9000.0, "mul"), ("power", 60.0, "square")]
+)
+def test_what_comes_near_the_end_of_half_precision_is_found(by: str, size: float, place: str) -> None:
+    assert ("F310", place) in serious(judged(lambda: grown(by, size))[1])
+
+
+@pytest.mark.parametrize(
+    ("by", "size"),
+    [
+        ("number", 900.0),
+        ("parameter", 900.0),
+        ("power", 6.0),
+        ("mask", 65504.0),
+        ("class", 65504.0),
+        ("class", math.inf),
+        ("added class", math.inf),
+        ("nothing", 65504.0),
+    ],
+)
+def test_what_stays_far_from_it_and_what_is_masked_are_healthy(by: str, size: float) -> None:
+    assert "F310" not in judged(lambda: grown(by, size))[1].codes
+
+
+def test_a_factor_that_is_a_parameter_is_mended() -> None:
+    case, diagnosis = judged(lambda: grown("parameter", 9000.0))
+    with one_thread():
+        fanin.apply(diagnosis.fix(), case.model, seed=0)
+        assert "F310" not in fanin.diagnose(case.model, case.inputs, loss=case.loss).codes

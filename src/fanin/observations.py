@@ -83,6 +83,7 @@ class LayerSignal(Observation):
         weight_depth: how many weights lie behind it on the longest path, itself included: the depth axis of profiles.
         tower: on which way through the model it lies: all that starts at one first weight has the same number, from 0;
             where ways join, the deepest goes on, of two the first. None before any weight.
+        scores: it is a product of two signals, or made of one, since the last weight: masks may have filled it.
         mean: of all values.
         rms: root mean square of all values.
         max: the largest absolute value.
@@ -134,6 +135,7 @@ class LayerSignal(Observation):
     weights: tuple[str, ...] = ()
     weight_depth: int = 0
     tower: int | None = None
+    scores: bool = False
     mean: float = 0.0
     rms: float = 0.0
     max: float = 0.0

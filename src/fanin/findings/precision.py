@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from fanin.diagnoses import Finding, Severity
 from fanin.findings.evidence import Evidence
 from fanin.findings.registry import finding, register
-from fanin.observations import LayerSignal, ParameterSignal
+from fanin.observations import Kind, LayerSignal, ParameterSignal
 
 LARGEST = {"float16": 65504.0}
 ROOM = 8.0
@@ -24,7 +24,7 @@ FLUSHED = 6.1e-5
     "activations out of range",
     why="an infinity becomes not-a-number in the next norm or loss, and in every parameter after one step",
     threshold="any value, or a first loss, that is not finite although the parameters are; in float16 a warning within "
-    f"{ROOM:g} times of 65504",
+    f"{ROOM:g} times of 65504, of any operation behind a weight but of scores that masks may have filled",
     remedy="lower the gains of the weights before it, or compute in bfloat16 or float32",
     source="Micikevicius et al. 2018 (arXiv:1710.03740)",
 )
@@ -48,12 +48,23 @@ def overflow(evidence: Evidence) -> Iterator[Finding]:
         # A logarithm of zero, a root of something negative, an operation that is not measured.
         yield finding("F310", Severity.ERROR, "", "the first loss is not finite, though all measured operations are")
         return
-    close = [layer for layer in evidence.trunk if layer.max * ROOM > LARGEST.get(layer.dtype, math.inf)]
+    close = [
+        layer
+        for layer in evidence.signals.layers
+        if layer.max * ROOM > LARGEST.get(layer.dtype, math.inf) and _carries(evidence, layer)
+    ]
     if close:
-        seen = f"values up to {close[0].max:.3g}; {close[0].dtype} ends at {LARGEST[close[0].dtype]:.0f}"
-        yield finding(
-            "F310", Severity.WARNING, close[0].name, seen, edits=evidence.redraw(*_behind(evidence, close[0]))
-        )
+        first = close[0]
+        seen = f"values up to {first.max:.3g}; {first.dtype} ends at {LARGEST[first.dtype]:.0f}"
+        # A power or a factor that overflows is no fault of the weights; if it is a parameter, it is to blame.
+        blamed = _behind(evidence, first) if first in evidence.trunk else list(first.weights)
+        yield finding("F310", Severity.WARNING, first.name, seen, edits=evidence.redraw(*blamed))
+
+
+def _carries(evidence: Evidence, layer: LayerSignal) -> bool:
+    """Whether an operation carries a signal; masked scores are at the range's end on purpose, inputs are the user's."""
+    masked = layer.scores and layer.kind is not Kind.PRODUCT
+    return layer in evidence.trunk or (layer.weight_depth > 0 and not masked and layer.kind is not Kind.ATTENTION)
 
 
 def _behind(evidence: Evidence, layer: LayerSignal) -> list[str]:

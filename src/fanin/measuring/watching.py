@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -37,6 +38,10 @@ from fanin.measuring.trails import (
 from fanin.measuring.vocabulary import CHANNELS_FIRST, DROPOUTS, FEATURES_LAST, KINDS, name_of, plain
 from fanin.observations import Kind, LayerSignal
 from fanin.tracing import compatibility
+
+REACH = 64.0
+"""What is not measured otherwise is measured in float16 from a 64th of the range's end on: what is farther off no
+rule asks about."""
 
 Selector = Callable[[str], bool]
 
@@ -190,6 +195,8 @@ class Watch(TorchFunctionMode):
         self.enter_tower(trail)
         kind = _kind_of(kind, name, trails, outputs[0]) or (Kind.OTHER if beside is not None else None)
         trail.scores = _are_scores(kind, trails, trail, outputs[0])
+        if kind is None and _near_the_end(name, trail, outputs[0]):
+            kind = Kind.OTHER
         if before is not None:
             self._enter_stream(trail, before)
         for output in outputs:
@@ -251,6 +258,7 @@ class Watch(TorchFunctionMode):
         index = len(self.signals)
         signal = LayerSignal(index, target, self.path[-1], target, kind, tuple(output.shape), _dtype(output))
         signal = replace(signal, weights=trail.weights, weight_depth=trail.depth, tower=trail.tower)
+        signal = replace(signal, scores=trail.scores)
         with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
             signal = self._with_statistics(signal, output.detach(), trail)
         if before is not None:
@@ -365,6 +373,20 @@ def _are_scores(kind: Kind | None, trails: list[Trail], trail: Trail, output: to
     if kind is Kind.PRODUCT:
         return True
     return kind is not Kind.ATTENTION and any(one.scores for one in trails)
+
+
+def _near_the_end(name: str, trail: Trail, output: torch.Tensor) -> bool:
+    """Whether an operation of float16 comes near the end of its range, as masks and masked scores do on purpose.
+
+    What is not finite shows in what follows, or, as the logits of classes that are left out, is meant.
+    """
+    if output.dtype is not torch.float16 or not trail.depth or not output.numel():
+        return False
+    if trail.scores or name in RESHAPES or name.strip("_") in ("masked_fill", "where"):
+        return False
+    low, high = torch.aminmax(output.detach())
+    largest = float(max(-low, high))
+    return math.isfinite(largest) and largest * REACH > torch.finfo(torch.float16).max
 
 
 def _without_dropout(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
