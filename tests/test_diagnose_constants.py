@@ -121,7 +121,7 @@ class Grown(nn.Module):
     def __init__(self, by: str, size: float) -> None:
         super().__init__()
         self.first, self.norm, self.last = nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 5)
-        self.factor = nn.Parameter(torch.tensor(size))
+        self.factor = nn.Parameter(torch.tensor(min(size, 1e4)))
         self.by, self.size = by, size
         self.half()
 
