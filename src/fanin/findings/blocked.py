@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fanin.diagnoses import Finding, Severity
 from fanin.findings.evidence import Evidence, varying
@@ -12,6 +12,7 @@ from fanin.observations import Kind, LayerSignal, ParameterSignal
 
 NEUTRAL = frozenset({"exp", "sigmoid", "softplus", "add"})
 """Between a parameter and what it scales, these turn a zero into a number that is none: exp(0) = 1."""
+PRODUCTS = frozenset({"matmul", "mm", "bmm", "addmm", "einsum"})
 ALIKE = 1e-3
 """Of an output: less is the rounding of what is the same for all inputs, √10⁻⁷ of a difference of squares."""
 
@@ -24,7 +25,7 @@ ALIKE = 1e-3
     "as a head, has moved; or a weight before a non-linearity or attention, exactly zero, "
     "past which no gradient gets to the layer before it. A zero head, a zero last weight or scale of a branch, a zero "
     "gate, a zero factor of an adapter receive gradients, open at the first step, and are right",
-    remedy="draw it, or at least one of two zeros in a row",
+    remedy="draw it; of two zeros in a row, the first",
     source="Glorot and Bengio 2010; Hu et al. 2021 (arXiv:2106.09685) for the intended zero of an adapter",
 )
 def blocking_zero(evidence: Evidence) -> Iterator[Finding]:
@@ -32,10 +33,14 @@ def blocking_zero(evidence: Evidence) -> Iterator[Finding]:
     if not evidence.signals.has_gradients or not evidence.finite:
         return
     stuck = [node.name for node, signal in evidence.parameters() if _stuck(evidence, node, signal)]
+    opened = _opened(evidence, stuck)
     for name in stuck:
         others = [other for other in stuck if other != name]
         seen = "all values are zero, and so is its gradient"
-        yield finding("F401", Severity.ERROR, name, seen, edits=evidence.redraw(name), places=others[:8])
+        if name in opened:
+            seen += f"; it may stay so when {opened[name]} is drawn"
+        edits = () if name in opened else evidence.redraw(name)
+        yield finding("F401", Severity.ERROR, name, seen, edits=edits, places=others[:8])
     if evidence.zero_head:  # then no gradient tells what else shuts
         return
     for node, _ in evidence.drawn():
@@ -43,6 +48,36 @@ def blocking_zero(evidence: Evidence) -> Iterator[Finding]:
             severity = Severity.WARNING if node.stream is not None else Severity.ERROR
             seen = "all values are zero: what comes in does not pass, and what lies before gets no gradient at first"
             yield finding("F401", severity, node.name, seen, edits=evidence.redraw(node.name))
+
+
+def _opened(evidence: Evidence, stuck: Sequence[str]) -> dict[str, str]:
+    """The zeros that receive a gradient as soon as the zero before them is drawn, and the name of that one.
+
+    They end a way that is added to another, so that they leave the output as it is: an adapter's second factor.
+    """
+    found: dict[str, str] = {}
+    for name in stuck:
+        reader = next(iter(evidence.signals.readers(name)), None)
+        if reader is None or not _passes_beside(evidence, reader.index):
+            continue
+        together = [other for other in reader.weights if other in stuck and evidence.graph[other].is_weight]
+        if len(together) > 1:  # a product of parameters, put in as one weight: its first factor takes in the more
+            before = max(together, key=lambda other: evidence.graph[other].fans.fan_in)
+        else:
+            before = _zero_before(evidence, stuck, reader)
+        if before not in ("", name):
+            found[name] = before
+    return {name: before for name, before in found.items() if name not in found.values()}
+
+
+def _zero_before(evidence: Evidence, stuck: Sequence[str], reader: LayerSignal) -> str:
+    """Which of the zeros lies right before an operation on its way; empty if none does."""
+    depth = reader.weight_depth - (reader.kind is Kind.WEIGHT)
+    for layer in reversed(evidence.signals.layers[: reader.index]):
+        names = [name for name in layer.weights if name in stuck]
+        if names and not layer.rms and layer.weight_depth >= depth:
+            return names[0]
+    return ""
 
 
 def _is_hidden(node: ParameterNode) -> bool:
@@ -83,8 +118,14 @@ def _is_adapter(evidence: Evidence, node: ParameterNode, before: LayerSignal) ->
     return any(2 * inner <= min(factor.fans.fan_in, node.fans.fan_out) for factor in factors)
 
 
+def _before_product(node: ParameterNode) -> tuple[str, ...]:
+    """What is done to a parameter until it is multiplied with another matrix, whose product with a zero is zero."""
+    products = [index for index, name in enumerate(node.reparametrized) if name in PRODUCTS]
+    return node.reparametrized[: products[0]] if products else node.reparametrized
+
+
 def _stuck(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> bool:
-    zero = signal.constant and not signal.rms and not NEUTRAL.intersection(node.reparametrized)
+    zero = signal.constant and not signal.rms and not NEUTRAL.intersection(_before_product(node))
     # A zero head explains every zero gradient, where it could not be asked whether the first steps open the rest. In a
     # plain chain without one nothing passes a zero, even if training opens it from behind.
     stays = bool(signal.blocked) or (not evidence.zero_head and (signal.blocked is None or evidence.plain))

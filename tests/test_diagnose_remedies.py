@@ -1,0 +1,97 @@
+"""What `fix` does: it mends the fault, leaves alone what is right, and plans nothing that cannot be written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+import fanin
+from fanin.comparison.workers import one_thread
+from fanin.diagnoses import Diagnosis, Severity
+
+
+class Case(NamedTuple):
+    model: nn.Module
+    inputs: Any
+    loss: Callable[[Any], Tensor] | None = None
+
+
+Build = Callable[[], Case]
+
+
+def judged(build: Build) -> tuple[Case, Diagnosis]:
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        case = build()
+        return case, fanin.diagnose(case.model, case.inputs, loss=case.loss)
+
+
+def mended(case: Case, diagnosis: Diagnosis) -> Diagnosis:
+    with one_thread():
+        fanin.apply(diagnosis.fix(), case.model, seed=0)
+        return fanin.diagnose(case.model, case.inputs, loss=case.loss)
+
+
+def serious(diagnosis: Diagnosis) -> list[tuple[str, str]]:
+    return [(found.code, found.place) for found in diagnosis.findings if found.severity is not Severity.NOTE]
+
+
+def classes(count: int, size: int) -> Callable[[Tensor], Tensor]:
+    target = torch.arange(size) % count
+    return lambda output: functional.cross_entropy(output, target)
+
+
+class Adapted(nn.Module):
+    """A frozen layer with a correction of low rank, both of whose factors are zero."""
+
+    def __init__(self, inputs: int, outputs: int, *, merged: bool, gated: bool = False) -> None:
+        super().__init__()
+        self.layer = nn.Linear(inputs, outputs).requires_grad_(False)
+        self.down, self.up = nn.Parameter(torch.zeros(4, inputs)), nn.Parameter(torch.zeros(outputs, 4))
+        self.gate = nn.Parameter(torch.zeros(1)) if gated else None
+        self.merged = merged
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.merged:
+            return functional.linear(x, self.layer.weight + self.up @ self.down, self.layer.bias)
+        correction = functional.linear(functional.linear(x, self.down), self.up)
+        result: Tensor = self.layer(x) + 2 * (correction if self.gate is None else self.gate * correction)
+        return result
+
+
+def adapted(*, merged: bool = False, gated: bool = False) -> Case:
+    layers = (Adapted(20, 64, merged=merged, gated=gated), nn.ReLU(), Adapted(64, 5, merged=merged, gated=gated))
+    return Case(nn.Sequential(*layers), torch.randn(32, 20), classes(5, 32))
+
+
+@pytest.mark.parametrize(("merged", "gated"), [(False, False), (True, False), (False, True)])
+def test_of_zeros_in_a_row_the_last_is_kept(merged: bool, gated: bool) -> None:
+    case, diagnosis = judged(lambda: adapted(merged=merged, gated=gated))
+    assert {"0.down", "0.up"} <= {found.place for found in diagnosis.of("F401")}
+    before = case.model(case.inputs)
+    assert not serious(mended(case, diagnosis))
+    torch.testing.assert_close(case.model(case.inputs), before)
+    loss = case.loss
+    assert loss is not None
+    loss(case.model(case.inputs)).backward()
+    last = case.model.get_parameter("0.gate" if gated else "0.up")
+    assert not last.any()
+    assert last.grad is not None
+    assert last.grad.any()
+
+
+def test_where_no_way_leads_around_two_zeros_both_are_drawn() -> None:
+    def build() -> Case:
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+        for layer in (model[0], model[2]):
+            nn.init.zeros_(layer.weight)
+        return Case(model, torch.randn(32, 8), classes(4, 32))
+
+    case, diagnosis = judged(build)
+    assert {edit.pattern for found in diagnosis.of("F401") for edit in found.edits} >= {"0.weight", "2.weight"}
+    assert "F401" not in mended(case, diagnosis).codes
