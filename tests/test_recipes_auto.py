@@ -318,6 +318,25 @@ def test_a_recurrence_of_rectifiers_takes_in_as_much_as_its_state_brings() -> No
     assert plan["enter.weight"].scheme == VarianceScaling(1.0)
 
 
+def test_an_input_that_comes_in_at_every_step_is_no_residual_stream() -> None:
+    class Equilibrium(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.again, self.head = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(16, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            given = self.enter(x)
+            state = torch.zeros_like(given)
+            for _ in range(12):
+                state = torch.relu(self.again(state) + given)
+            return self.head(state)
+
+    plan = planned(Equilibrium, 2, 8)
+    assert plan["again.weight"].scheme == Orthogonal()
+    assert plan["enter.weight"].scheme == VarianceScaling(1.0)
+    assert plan["enter.weight"].node.feeds_state
+
+
 class WrittenByHand(nn.Module):
     """A GRU of two linear layers, or an Elman network."""
 

@@ -226,14 +226,19 @@ class Assembler:
             before = len(found)
             for uses in contracting:
                 loops = any(self._loops(use, later, found) for use, later in pairwise(uses))
-                if loops and not self._ends_branch(uses[-1]):
+                if loops and not self._ends_branches(uses):
                     found.update(use.operation.index for use in uses)
         return frozenset(found)
 
-    def _ends_branch(self, use: Use) -> bool:
+    def _ends_branches(self, uses: Sequence[Use]) -> bool:
+        """Whether the last two uses add to a stream that goes on, and not to one input that comes in at every step."""
+        sums = [self._sum_behind(use) for use in uses[-2:]]
+        return sums[-1] is not None and (sums[0] is None or sums[0].skip is not sums[-1].skip)
+
+    def _sum_behind(self, use: Use) -> Residual | None:
         data = _data(use)
         last = self._walker.last_of(use.operation, data) if data is not None else None
-        return last is not None and last.residual is not None
+        return last.residual if last is not None else None
 
     def _loops(self, use: Use, later: Use, passed: set[int]) -> bool:
         data, made = _data(later), use.operation.output
