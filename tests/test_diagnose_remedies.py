@@ -95,3 +95,55 @@ def test_where_no_way_leads_around_two_zeros_both_are_drawn() -> None:
     case, diagnosis = judged(build)
     assert {edit.pattern for found in diagnosis.of("F401") for edit in found.edits} >= {"0.weight", "2.weight"}
     assert "F401" not in mended(case, diagnosis).codes
+
+
+def normed(depth: int, normalize: Callable[[nn.Module], nn.Module]) -> Case:
+    """A deep net whose spectral norms let less and less through."""
+    layers: list[nn.Module] = []
+    for index in range(depth):
+        layers += [normalize(nn.Linear(8 if index == 0 else 32, 32, bias=False)), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Linear(32, 1))
+    return Case(model, torch.randn(32, 8), lambda x: functional.softplus(-x).mean())
+
+
+def test_what_a_spectral_norm_cannot_hold_is_scaled_to_what_it_can() -> None:
+    case, diagnosis = judged(lambda: normed(10, nn.utils.parametrizations.spectral_norm))
+    (found,) = diagnosis.of("F301")
+    schemes = {edit.scheme for edit in found.edits if edit.pattern.endswith("original")}
+    assert schemes == {fanin.schemes.Orthogonal()}
+    assert "spectral_norm cannot hold" in found.remedy
+    reached = fanin.measure(case.model, case.inputs, case.loss).layer("18").rms
+    after = mended(case, diagnosis)
+    assert after.signals.layer("18").rms > 5 * reached
+
+
+def test_what_the_older_spectral_norm_cannot_hold_is_left_to_the_reader() -> None:
+    case, diagnosis = judged(lambda: normed(10, nn.utils.spectral_norm))
+    (found,) = diagnosis.of("F301")
+    assert not [edit for edit in found.edits if edit.pattern.endswith("orig")]
+    assert "spectral_norm cannot hold" in found.remedy
+    mended(case, diagnosis)
+
+
+def test_what_a_weight_norm_holds_is_planned_as_it_is() -> None:
+    def small(layer: nn.Module) -> nn.Module:
+        nn.init.normal_(layer.get_parameter("weight"), std=0.01)
+        return nn.utils.parametrizations.weight_norm(layer)
+
+    case, diagnosis = judged(lambda: normed(10, small))
+    assert diagnosis.of("F301")
+    assert not any("cannot hold" in found.remedy for found in diagnosis.findings)
+    assert "F301" not in mended(case, diagnosis).codes
+
+
+def test_what_is_left_on_meta_gets_values_by_the_plan() -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4, device="meta"))
+    kept = model[0].weight.detach().clone()
+    diagnosis = fanin.diagnose(model, torch.randn(32, 8, generator=torch.Generator().manual_seed(0)))
+    assert serious(diagnosis) == [("F109", "2.weight")]
+    with pytest.raises(fanin.FaninError, match="device"):
+        fanin.apply(diagnosis.fix(), model)
+    fanin.apply(diagnosis.fix(), model, device="cpu")
+    assert torch.equal(model[0].weight, kept)
+    assert fanin.diagnose(model).ok

@@ -32,6 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "sharding",
         "measuring",
         "diagnosing",
+        "holding",
         "calibration",
         "comparison",
         "models",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from fanin.diagnoses import Diagnosis
 from fanin.findings import Codes, Evidence, Hidden, examine
 from fanin.graph import Graph, ParameterNode
+from fanin.holding import holdable
 from fanin.measuring import measure
 from fanin.plans import Plan
 from fanin.schemes import Keep, Scheme
@@ -52,7 +54,8 @@ def diagnose(
     """
     hidden = tuple(hidden_weights(model))
     signals = measure(model, inputs, loss=loss, layers=layers)
-    return judge(signals, plan=plan, hidden=hidden, select=select, ignore=ignore)
+    diagnosis = judge(signals, plan=plan, hidden=hidden, select=select, ignore=ignore)
+    return replace(diagnosis, findings=holdable(diagnosis.findings, signals, model))
 
 
 def judge(

@@ -83,14 +83,14 @@ def flat_variance(evidence: Evidence) -> Iterator[Finding]:
     "a parameter that has no values",
     why="it was built on the meta device and nothing has made it since, so that nothing could be run or judged",
     threshold="any parameter on the meta device",
-    remedy='fanin.initialize(model, device="cpu")',
+    remedy='give it memory and values: fanin.apply(diagnosis.fix(), model, device="cpu")',
 )
 def without_values(evidence: Evidence) -> Iterator[Finding]:
     """Parameters on the meta device."""
     names = [signal.name for signal in evidence.signals.parameters if signal.meta]
     if names:
         seen = "it is on the meta device" + (f", as are {len(names) - 1} more" if len(names) > 1 else "")
-        yield finding("F109", Severity.ERROR, names[0], seen, places=names[1:])
+        yield finding("F109", Severity.ERROR, names[0], seen, edits=evidence.redraw(*names), places=names[1:])
 
 
 @register(
