@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 import fanin
-from fanin.fans import Axes
+from fanin.fans import Axes, Fans
 from fanin.gains import gain
 from fanin.graph import Graph, ParameterNode, Role
 from fanin.plans import Plan
@@ -239,7 +239,7 @@ def test_the_last_weight_of_a_branch_is_divided_by_the_root_of_branches(norm: bo
 
 
 @pytest.mark.parametrize("norm_first", [True, False])
-def test_branches_behind_post_norms_are_divided_by_the_fourth_root(norm_first: bool) -> None:
+def test_both_weights_of_branches_behind_post_norms_are_divided_by_the_fourth_root(norm_first: bool) -> None:
     def encoder() -> nn.Module:
         layer = nn.TransformerEncoderLayer(16, 2, 32, activation="gelu", batch_first=True, norm_first=norm_first)
         return nn.TransformerEncoder(layer, 8, enable_nested_tensor=False)
@@ -249,6 +249,11 @@ def test_branches_behind_post_norms_are_divided_by_the_fourth_root(norm_first: b
         assert plan[name].node.post_norm is not norm_first
         assert plan[name].std == pytest.approx(fan_in**-0.5 * 16 ** (-0.5 if norm_first else -0.25))
         assert ("÷ √16" if norm_first else "÷ ∜16") in plan[name].reason
+    hidden, gain = plan["layers.3.linear1.weight"], 1.533530 / 4
+    assert hidden.std == pytest.approx(gain if norm_first else gain / 2, rel=1e-6)
+    parts = plan["layers.3.self_attn.in_proj_weight"].scheme
+    stds = [parts.part(block).expected(Fans(16, 16)).std for block in "qkv"]
+    assert stds == pytest.approx([1 / 4, 1 / 4, 1 / 4 if norm_first else 1 / 8])
 
 
 def test_the_weights_of_bare_gated_branches_multiply_to_one_over_their_number() -> None:
@@ -731,3 +736,47 @@ def test_a_flow_starts_near_the_identity(layers: int) -> None:
 def test_a_lone_exponent_has_its_room() -> None:
     plan = planned(lambda: Flow(1), 2, 16)
     assert plan["nets.0.2.weight"].std == pytest.approx(1 / 8, rel=1e-6)
+
+
+class DeepSet(nn.Module):
+    """A layer of each element, what the elements come to, and a layer of that."""
+
+    def __init__(self, pool: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.each, self.all, self.head = nn.Linear(16, 64), nn.Linear(64, 64), nn.Linear(64, 2)
+        self.pool = pool
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.all(self.pool(torch.relu(self.each(x))))))
+
+
+def test_what_takes_in_a_sum_divides_by_its_terms() -> None:
+    """A net of the sum over a set puts out what a net of the mean would, however large the set is."""
+    answers = []
+    for pool in (lambda y: y.sum(1), lambda y: y.mean(1)):
+        with torch.random.fork_rng(devices=[]):
+            model = DeepSet(pool)
+        x = torch.randn(8, 100, 16, generator=torch.Generator().manual_seed(0))
+        fanin.initialize(model, x, seed=0)
+        with torch.no_grad():
+            answers.append(model(x))
+    torch.testing.assert_close(answers[0], answers[1])
+
+
+def attention(y: torch.Tensor) -> torch.Tensor:
+    return (y * y.mean(-1, keepdim=True).softmax(1)).sum(1)
+
+
+def halves(y: torch.Tensor) -> torch.Tensor:
+    """Sums of five elements each, beside one another."""
+    return y.unflatten(1, (2, 5)).sum(2).flatten(1)[:, :64]
+
+
+@pytest.mark.parametrize(
+    ("pool", "terms"), [(lambda y: y.sum(dim=1, keepdim=True).squeeze(1), 10), (halves, 5), (attention, 1)]
+)
+def test_sums_are_told_from_means_and_weighted_sums(pool: Callable[[torch.Tensor], torch.Tensor], terms: int) -> None:
+    plan = planned(lambda: DeepSet(pool), 3, 10, 16)
+    assert plan["all.weight"].node.summed == terms
+    assert plan["all.weight"].std == pytest.approx(math.sqrt(2) / 8 / terms, rel=1e-6)
+    assert plan["head.weight"].std == pytest.approx(1 / 8, rel=1e-6)

@@ -93,6 +93,7 @@ class ParameterNode:
         feeds_state: its output is added to that of a weight with feedback, as the input of a recurrence is.
         state_before: the recurrence whose state it takes in, through moves and pooling: ``lstm``, ``gru``, ``rnn_tanh``
             or ``rnn_relu``, also for one that is written by hand; empty for any other weight.
+        summed: how many positions were summed up into each number that it takes in, as over the elements of a set.
         gate: ``factor`` where its activated output multiplies another signal; ``exponent`` where the exponential of its
             output does, perhaps of its bounded output, as in the couplings of flows; ``keep`` where its sigmoid
             multiplies a state that goes on, or a stream as in highway networks; ``write`` where one minus its sigmoid
@@ -133,6 +134,7 @@ class ParameterNode:
     feedback: bool = False
     feeds_state: bool = False
     state_before: str = ""
+    summed: int = 1
     gate: str = ""
     dot_product: bool = False
     output: bool = False

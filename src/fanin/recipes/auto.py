@@ -133,6 +133,13 @@ def _makes_exponent(node: ParameterNode) -> bool:
     return node.is_weight and (node.gate == "exponent" or "exponent" in node.blocks)
 
 
+def _hands_on(node: ParameterNode, activation: str | None) -> bool:
+    """Whether a branch is as large as what a weight puts out: an inner layer or a value, no gate and no score."""
+    if activation in ("attention_value", "gate_value"):
+        return True
+    return activation is not None and activation not in LINEAR and not _is_gate(node)
+
+
 def _gates(nodes: list[ParameterNode]) -> set[str]:
     """What follows the weights in residual branches that multiply; empty where none does."""
     branches = {activation for node in nodes if node.stream is not None for activation in _activations(node)}
@@ -173,7 +180,7 @@ class _Chooser:
         if node.feeds_state and not (gated or rectified):
             return xavier_normal(), "input of a recurrence without gates: Xavier, so that it leaves the state room"
         if node.role in WEIGHTS:
-            return self.kinks.share(node, for_each_block(node, self._weight))
+            return self.kinks.share(node, _of_sum(node, for_each_block(node, self._weight)))
         if node.role == Role.BIAS and node.activation == "softplus" and node.stream is not None:
             return Keep(), "the bias of a rate, as in state-space models: kept as constructed"
         if node.role == Role.BIAS:
@@ -225,6 +232,9 @@ class _Chooser:
             gain = node.stream_depth ** (-1 / 3)
             words = f"in a gated branch without norms, {node.stream_depth} in the stream: the product of its three"
             return _of_gain(gain), f"{words} weights is 1/{node.stream_depth}, gain {gain:.4f}, {fan_in}"
+        if node.post_norm and not node.residual_last and _hands_on(node, activation):
+            words += f"; in a branch with a norm after each sum, {node.stream_depth} in the stream"
+            gain, words = gain / node.stream_depth**0.25, f"{words}: ÷ ∜{node.stream_depth}"
         if node.residual_last and node.stream_depth > 1 and not node.tamed_by:
             words += f"; last weight of a residual branch, {node.stream_depth} in the stream"
             if _bounded(activation) or node.post_norm:
@@ -296,6 +306,14 @@ def _of_state(node: ParameterNode) -> str:
     """What the size of a state adds to a reason."""
     power = state_power(node.state_before)
     return f" ÷ {math.sqrt(power):.4f}, the RMS of the {node.state_before} state that it takes in" if power != 1 else ""
+
+
+def _of_sum(node: ParameterNode, decision: tuple[Scheme, str]) -> tuple[Scheme, str]:
+    """What a weight gets, divided by how many numbers were summed up into each that it takes in, as for their mean."""
+    if node.summed == 1 or node.norm_after:
+        return decision
+    scheme, words = decision
+    return scheme.scaled(1 / node.summed), f"{words}; it takes in sums over {node.summed}: ÷ {node.summed}"
 
 
 def _of_gain(gain: float) -> VarianceScaling:

@@ -1,4 +1,4 @@
-"""Dot products: where the width of a signal is multiplied with another signal and summed away."""
+"""Sums over what a signal holds: dot products with another signal, and positions that are added up."""
 
 from __future__ import annotations
 
@@ -44,4 +44,28 @@ def _is_summed(value: Value) -> bool:
             return True
         if user.target in ("sum", "mean") and user.output.shape[-1:] != value.shape[-1:]:
             return True
+    return False
+
+
+def summed(signal: Value) -> int:
+    """How many numbers were summed up into each of a signal's, where nothing but moves came since; 1 for any other.
+
+    The sum of a product of signals is none: attention weights that pool add up to one, and masks leave some out.
+    """
+    value: Value | None = signal
+    while value is not None and (producer := value.producer) is not None:
+        given = producer.of("self")
+        if producer.target == "sum":
+            count = given.numel // max(value.numel, 1) if given is not None else 1
+            return max(count, 1) if given is not None and not _is_product(given) else 1
+        value = given if producer.target in MOVES else None
+    return 1
+
+
+def _is_product(value: Value | None) -> bool:
+    """Whether two signals were multiplied to make a value, up to moves."""
+    while value is not None and (producer := value.producer) is not None:
+        if producer.target in PRODUCTS or producer.target in PAIRS:
+            return len(activations_of(producer)) > 1
+        value = producer.of("self") if producer.target in MOVES else None
     return False
