@@ -35,6 +35,8 @@ from fanin.schemes import (
 
 DEEP = 8
 """Plain layers from which on Gaussian matrices lose to orthogonal ones: their fluctuations add up over the depth."""
+MIRRORED = 4
+"""Plain layers from which on rectifiers start best as linear maps. With three the races are even."""
 GROWTH = 4.0
 """How much the square of a gradient may grow through a plain net before its gain is lowered towards criticality."""
 HEAD = 1.0
@@ -53,7 +55,7 @@ def auto(graph: Graph) -> Plan:
     gated_state = any(map(_squashes, {name for node in nodes if node.feedback for name in _activations(node)}))
     driven = any(node.feeds_state for node in nodes)
     depth = plain_depth(graph)
-    slope = common_slope(nodes) if depth >= DEEP else None
+    slope = common_slope(nodes) if depth >= MIRRORED else None
     running = _running(nodes, depth) if slope is None else None
     bare = not normed and _multiplies(nodes)
     chooser = _Chooser(
@@ -220,7 +222,7 @@ class _Chooser:
             return _of_gain(gain), f"{words}, {fan_in}"
         if node.norm_after:
             return VarianceScaling(1.0), f"a norm follows, so that only the direction counts: gain 1, {fan_in}"
-        if self.depth >= DEEP:
+        if self.depth >= DEEP or self.slope is not None:
             return self._plain(node, activation)
         if self.exponents > 1 and _makes_exponent(node):
             gain = 1 / self.exponents
@@ -279,8 +281,9 @@ class _Chooser:
             return self._long(node, activation, self.running)
         gain, words = self._gain(node, activation)
         if self.slope is not None and node.weight_depth > 1:
-            words = f"{self.depth} plain layers of rectifiers: mirrored, so that they start as one linear map"
-            return LooksLinear(1 / self.slope), f"{words}, gain {1 / self.slope:.4f}"
+            halves = "φ(z) − φ(−z) = " + ("z" if math.isclose(self.slope, 1) else f"{self.slope:.4g} z")
+            words = f"{self.depth} plain layers of rectifiers: mirrored, {halves}, so that they start as one linear map"
+            return LooksLinear(1 / self.slope), f"{words}: gain {1 / self.slope:.4f}"
         if self.slope is not None:
             words = f"{words}; first of {self.depth} plain layers of rectifiers: its rows mirrored, so that they start"
             return LooksLinear(gain, mirrored=False), f"{words} as one linear map"
