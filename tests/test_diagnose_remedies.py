@@ -147,3 +147,79 @@ def test_what_is_left_on_meta_gets_values_by_the_plan() -> None:
     fanin.apply(diagnosis.fix(), model, device="cpu")
     assert torch.equal(model[0].weight, kept)
     assert fanin.diagnose(model).ok
+
+
+class Biased(nn.Module):
+    """Two layers of attention whose scores get one bias for each distance, looked up in one table."""
+
+    def __init__(self, std: float, *, looked_up: bool, gain: float = 1.0) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(32, 96) for _ in range(2))
+        self.norms = nn.ModuleList(nn.LayerNorm(32) for _ in range(2))
+        self.head = nn.Linear(32, 3)
+        places = nn.Parameter(torch.zeros(4, 10, 10))
+        self.table: nn.Module | nn.Parameter = nn.Embedding(21, 4) if looked_up else places
+        nn.init.normal_(self.table.weight if isinstance(self.table, nn.Embedding) else self.table, std=std)
+        for layer in self.layers:
+            nn.init.normal_(layer.weight[:64], std=gain / 32**0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        distances = torch.arange(10)[:, None] - torch.arange(10) + 10
+        bias = self.table(distances).permute(2, 0, 1) if isinstance(self.table, nn.Embedding) else self.table
+        for layer, norm in zip(self.layers, self.norms, strict=True):
+            q, k, v = layer(norm(x)).view(len(x), 10, 3, 4, 8).permute(2, 0, 3, 1, 4)
+            attention = (q @ k.mT / 8**0.5 + bias).softmax(-1)
+            x = x + (attention @ v).transpose(1, 2).flatten(2)
+        result: Tensor = self.head(x.mean(1))
+        return result
+
+
+def biased(std: float, **settings: Any) -> Case:
+    return Case(Biased(std, **settings), torch.randn(16, 10, 32), classes(3, 16))
+
+
+@pytest.mark.parametrize(("looked_up", "name"), [(True, "table.weight"), (False, "table")])
+def test_biases_of_scores_that_make_attention_sharp_are_made_small(looked_up: bool, name: str) -> None:
+    case, diagnosis = judged(lambda: biased(12.0, looked_up=looked_up))
+    assert {edit.pattern for found in diagnosis.of("F308") for edit in found.edits} == {name}
+    assert not {"F308", "F201", "F207"} & set(mended(case, diagnosis).codes)
+
+
+def test_queries_are_mended_where_the_biases_are_small() -> None:
+    case, diagnosis = judged(lambda: biased(0.02, looked_up=True, gain=5.0))
+    patterns = {edit.pattern for found in diagnosis.of("F308") for edit in found.edits}
+    assert patterns == {"layers.0.weight", "layers.1.weight"}
+    assert "F308" not in mended(case, diagnosis).codes
+
+
+def test_queries_and_biases_are_mended_where_both_are_large() -> None:
+    case, diagnosis = judged(lambda: biased(12.0, looked_up=True, gain=5.0))
+    patterns = {edit.pattern for found in diagnosis.of("F308") for edit in found.edits}
+    assert patterns == {"table.weight", "layers.0.weight", "layers.1.weight"}
+    assert "F308" not in mended(case, diagnosis).codes
+
+
+def looked_up(std: float, value: float) -> Case:
+    model = nn.Sequential(nn.Embedding(200, 32), nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))
+    nn.init.normal_(model[0].weight, std=std)
+    with torch.no_grad():
+        model[0].weight[7] = value
+    return Case(model, torch.arange(200).view(100, 2), classes(4, 100))
+
+
+def test_a_table_with_an_infinite_row_is_drawn_by_its_own_scale() -> None:
+    case, diagnosis = judged(lambda: looked_up(0.05, float("inf")))
+    (found,) = diagnosis.of("F104")
+    assert len(found.edits) == 1
+    scheme = found.edits[0].scheme
+    assert scheme is not None
+    assert scheme.expected(fanin.Fans(1, 32)).std == pytest.approx(0.05, rel=0.05)
+    assert not serious(mended(case, diagnosis))
+
+
+def test_a_table_of_no_known_scale_is_drawn_by_the_recommended_one() -> None:
+    _, diagnosis = judged(lambda: looked_up(1e-6, float("nan")))
+    (found,) = diagnosis.of("F104")
+    scheme = found.edits[0].scheme
+    assert scheme is not None
+    assert scheme.expected(fanin.Fans(1, 32)).std > 0.01

@@ -12,7 +12,7 @@ from fanin.findings.factors import learned_factor, of_unit_vectors
 from fanin.findings.registry import finding, register
 from fanin.graph import ParameterNode, Role
 from fanin.observations import Kind, LayerSignal
-from fanin.schemes import Packed, Scheme, Zeros
+from fanin.schemes import Normal, Packed, Scheme, Zeros
 
 SHARP = 1 / 3
 """Of the entropy of looking everywhere alike: the cube root of the keys is left. The variance of the scores is then
@@ -22,6 +22,8 @@ FEW_KEYS = 4
 ROOM = 1.5
 """Normal scores of standard deviation s cost s²/2 nats of entropy: at 1.5 over a third is left from six keys on, and
 weights that make such scores need no further factor."""
+SMALL_BIAS = 0.02
+"""Of a table of biases of the scores (Liu et al. 2021, arXiv:2103.14030): looking everywhere alike."""
 
 
 @register(
@@ -32,7 +34,7 @@ weights that make such scores need no further factor."""
     f"{ONE_HOT:g}. Uniform attention is a healthy start",
     remedy="queries and keys of gain 1, scores times 1/√head width; where the model has no such factor, smaller "
     "queries do the same, and where it learns one of unit vectors, a smaller start of it; one that is fixed is in the "
-    "model's code",
+    "model's code; biases of scores near zero",
     source="Vaswani et al. 2017, section 3.2.1; Zhai et al. 2023 (arXiv:2303.06296)",
 )
 def one_hot(evidence: Evidence) -> Iterator[Finding]:
@@ -53,6 +55,35 @@ def _softened(evidence: Evidence, layer: LayerSignal) -> tuple[Edit, ...]:
         return (factor.divided(spread),)
     if of_unit_vectors(evidence, layer.index):
         return ()  # the factor is the model's, and no plan's
+    tables = _added(evidence, layer, spread)
+    if tables:
+        # What the products of queries and keys have of the spread; scaled afterwards, they have less than they show.
+        rest = math.sqrt(max(spread**2 - sum(evidence.signals.parameter(name).rms ** 2 for name in tables), 0.0))
+        small = tuple(Edit(name, Normal(SMALL_BIAS)) for name in tables)
+        harmless = min(rest, _product(evidence, layer)) <= ROOM
+        return small if harmless else (*small, *_smaller_queries(evidence, layer, rest))
+    return _smaller_queries(evidence, layer, spread)
+
+
+def _added(evidence: Evidence, layer: LayerSignal, spread: float) -> list[str]:
+    """The tables of biases that are added to the scores, and that make a softmax sharp by themselves."""
+    found = []
+    for node, signal in evidence.parameters():
+        table = not node.is_weight and len(node.shape) > 1 and node.activation == "softmax"
+        before = any(reader.index < layer.index for reader in evidence.signals.readers(node.name))
+        if table and before and signal.rms > max(ROOM, spread / 4):
+            found.append(node.name)
+    return found
+
+
+def _product(evidence: Evidence, layer: LayerSignal) -> float:
+    """The RMS of the nearest product of two signals before an attention."""
+    before = evidence.signals.layers[: layer.index]
+    return next((earlier.rms for earlier in reversed(before) if earlier.kind == Kind.PRODUCT), math.inf)
+
+
+def _smaller_queries(evidence: Evidence, layer: LayerSignal, spread: float) -> tuple[Edit, ...]:
+    """Edits of the weights of queries and keys."""
     names = _scores(evidence, layer)
     edits = evidence.redraw(*names)
     # The recommended weights may leave the scores large: where nothing divides them by √width, queries have to.

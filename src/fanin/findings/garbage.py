@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.depth import LINE
-from fanin.findings.evidence import FAR, FORMING, Evidence
+from fanin.findings.evidence import DRAWN, FAR, FORMING, Evidence
 from fanin.findings.registry import finding, register
+from fanin.findings.scales import LARGE, SMALL
 from fanin.graph import ParameterNode, Role
 from fanin.observations import Kind, ParameterSignal
 from fanin.schemes import Normal
@@ -35,13 +36,26 @@ def not_finite(evidence: Evidence) -> Iterator[Finding]:
     for node, signal in evidence.parameters():
         if signal.non_finite:
             seen = f"{signal.non_finite:.2%} of the values are not finite"
-            yield finding("F104", Severity.ERROR, node.name, seen, edits=evidence.redraw(node.name))
+            yield finding("F104", Severity.ERROR, node.name, seen, edits=_like_the_rest(evidence, node, signal))
     for buffer in evidence.signals.buffers:
         counted = buffer.name.split(".")[-1] in STATISTICS
         if counted and buffer.non_finite > buffer.not_a_number:
             yield finding("F104", Severity.ERROR, buffer.name, f"{buffer.non_finite:.2%} of a buffer is not finite")
         elif buffer.not_a_number:
             yield finding("F104", Severity.ERROR, buffer.name, f"{buffer.not_a_number:.2%} of a buffer is not a number")
+
+
+def _like_the_rest(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> tuple[Edit, ...]:
+    """Edits that draw a weight by the scale of its finite values, as the rest of the model is used to.
+
+    Where those are few, or of a scale that the rules on scales would find, by the recommended one.
+    """
+    edits = evidence.redraw(node.name)
+    want = edits[0].scheme.expected(node.fans, node.shape, node.axes).std if edits and edits[0].scheme else 0.0
+    few = signal.non_finite > HALF or signal.elements < BULK
+    if node.role not in DRAWN or node.axes.blocks or few or signal.outlier > SIGMAS or not want:
+        return edits
+    return (Edit(node.name, Normal(signal.rms)),) if SMALL < signal.rms / want < LARGE else edits
 
 
 STATISTICS = ("running_mean", "running_var")
