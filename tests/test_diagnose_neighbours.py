@@ -731,6 +731,8 @@ def test_what_differs_is_compared_between_members_of_one_set() -> None:
     evidence = Evidence(signals.graph, signals)
     assert evidence.averaged(signals.layer("each.2")) == 1.0
     assert evidence.averaged(signals.layer("whole.0")) == 400.0
+    assert evidence.averaged(signals.layer("whole.0"), steps=1) == 400.0
+    assert evidence.averaged(signals.layer("whole.2"), steps=2) == 1.0
 
 
 def test_small_factors_of_what_is_joined_shut_it_as_layer_scales_do() -> None:
@@ -791,3 +793,21 @@ def test_one_channel_far_off_is_found() -> None:
     _, diagnosis = judged(lambda: case)
     (found,) = diagnosis.of("F108")
     assert found.place == "1.running_var"
+
+
+def test_a_mean_beside_a_norm_is_not_the_norms() -> None:
+    class Beside(nn.Module):
+        """A norm of tokens, after a mean over others of another way was taken and left to the end."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.other, self.after, self.first = nn.Linear(8, 16), nn.Linear(16, 16), nn.Linear(8, 16)
+            self.norm, self.head = nn.LayerNorm(16), nn.Linear(32, 4)
+
+        def forward(self, x: Tensor, others: Tensor) -> Tensor:
+            mean = self.after(self.other(others).relu().mean(1))
+            result: Tensor = self.head(torch.cat([mean, self.norm(self.first(x))], -1))
+            return result
+
+    _, diagnosis = judged(lambda: Case(Beside(), (torch.randn(64, 8), torch.randn(64, 100, 8))))
+    assert not serious(diagnosis)

@@ -40,7 +40,8 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
         if len(layers) < 3:
             continue
         first, end = 1 - getattr(layers[0], measured), 1 - getattr(layers[-1], measured)
-        end *= evidence.averaged(layers[-1]) / evidence.averaged(layers[0])  # means of many are alike by themselves
+        # Means of many are alike by themselves; a first layer of another way may be one of more.
+        end *= max(evidence.averaged(layers[-1]) / evidence.averaged(layers[0]), 1.0)
         if first < 1e-3 or end * FAR >= first:
             continue
         severity = Severity.ERROR if end * FAR**2 < first else Severity.WARNING

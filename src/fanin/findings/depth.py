@@ -76,7 +76,7 @@ def _swallowed(evidence: Evidence) -> Iterator[Finding]:
         scales = [name for name in layer.weights if evidence.graph[name].role == Role.NORM_SCALE]
         scale = evidence.signals.parameter(scales[0]).rms if scales else 1.0
         # The mean over n positions takes √n from what differs, which is no weight's doing.
-        limit = 0.5 * scale / math.sqrt(evidence.averaged(layer) / evidence.averaged(_before(evidence, layer, 2)))
+        limit = 0.5 * scale / math.sqrt(evidence.averaged(layer, steps=2))
         if not scale or (scales and scale < 0.5) or layer.rms >= limit or not _standardizes(evidence, layer):
             continue
         # The rows of a table outgrow an ε by themselves: a step of Adam's is larger than many a table that is meant so.
@@ -90,10 +90,6 @@ def _swallowed(evidence: Evidence) -> Iterator[Finding]:
         elif layer.rms or _zero_weight(evidence, layer):  # else the model feeds it zeros, such as queries of a decoder
             seen = f"the norm puts out RMS {layer.rms:.3g} with a scale of {scale:.3g}: its ε outweighs the signal"
             yield finding("F301", severity, layer.name, seen, edits=evidence.redraw(*_feeding(evidence, layer)))
-
-
-def _before(evidence: Evidence, layer: LayerSignal, steps: int) -> LayerSignal:
-    return evidence.signals.layers[max(layer.index - steps, 0)]
 
 
 def _is_shut(evidence: Evidence, layer: LayerSignal, scale: str) -> bool:

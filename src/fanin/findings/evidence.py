@@ -170,14 +170,15 @@ class Evidence:
             layer for layer in layers if layer.rms and all(self.signals.parameter(n).rms for n in layer.weights[:1])
         )
 
-    def averaged(self, layer: LayerSignal) -> float:
-        """Over how many positions the signal was averaged before an operation.
+    def averaged(self, layer: LayerSignal, steps: int | None = None) -> float:
+        """Over how many positions the signal was averaged before an operation; of so many before it only, if given.
 
         What differs from input to input has 1/√n of its size in the mean of n positions that differ by themselves, as
         the members of a set do: this is the mean's doing, and no fault of a weight.
         """
         count = 1.0
-        for before, pool in pairwise(self.signals.layers[: layer.index]):
+        first = 0 if steps is None else max(layer.index - steps - 1, 0)
+        for before, pool in pairwise(self.signals.layers[first : layer.index]):
             if pool.kind == Kind.POOLING and pool.shape and pool.tower == layer.tower and _is_mean(pool):
                 count *= max(math.prod(before.shape) / math.prod(pool.shape), 1.0)
         return count
