@@ -19,6 +19,9 @@ LINE = math.sqrt(FAR)
 SHALLOW, DEFAULT = 5, 0.36
 """So many layers train although each multiplies RMS by 1/√6 = 0.41, as PyTorch's default does before rectifiers, which
 finite widths make 0.36 to 0.46."""
+STARVED = 1 / math.sqrt(LINE)
+"""Half of the way to an error. A norm's output of less than its scale lowers the gain of what is behind it, as torch's
+default does by √6 in every layer; published nets come to a third with an ε of 10⁻³ (torchvision's EfficientNet)."""
 ABOVE_EPSILON = 0.1
 """A norm's ε is 10⁻³ at most, the power of a signal of RMS 0.03: one of three times that is not its ε's."""
 
@@ -29,8 +32,8 @@ ABOVE_EPSILON = 0.1
     why="what differs between inputs shrinks from layer to layer, until biases and rounding outweigh it",
     threshold="its variance falls by six e-foldings (RMS to 1/20) through a net without norms or streams, the depth "
     "beyond which nets do not train; twelve are an error; the mean of n positions counts √n times. A note where at "
-    f"most {SHALLOW} layers do so by PyTorch's own default, with which they train. For a norm: an output of under half "
-    "of its scale, where its ε outweighs the signal's variance three times",
+    f"most {SHALLOW} layers do so by PyTorch's own default, with which they train. For a norm: an output of under "
+    "1/4.5 of its scale, where its ε outweighs the signal's variance twenty times; under 1/20 is an error",
     remedy="give every weight the gain of the activation behind it",
     source="Schoenholz et al. 2017 (arXiv:1611.01232); He et al. 2015, section 2.2",
 )
@@ -76,7 +79,7 @@ def _swallowed(evidence: Evidence) -> Iterator[Finding]:
         scales = [name for name in layer.weights if evidence.graph[name].role == Role.NORM_SCALE]
         scale = evidence.signals.parameter(scales[0]).rms if scales else 1.0
         # The mean over n positions takes √n from what differs, which is no weight's doing.
-        limit = 0.5 * scale / math.sqrt(evidence.averaged(layer, steps=2))
+        limit = STARVED * scale / math.sqrt(evidence.averaged(layer, steps=2))
         if not scale or (scales and scale < 0.5) or layer.rms >= limit or not _standardizes(evidence, layer):
             continue
         # The rows of a table outgrow an ε by themselves: a step of Adam's is larger than many a table that is meant so.
