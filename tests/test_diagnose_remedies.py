@@ -223,3 +223,76 @@ def test_a_table_of_no_known_scale_is_drawn_by_the_recommended_one() -> None:
     scheme = found.edits[0].scheme
     assert scheme is not None
     assert scheme.expected(fanin.Fans(1, 32)).std > 0.01
+
+
+class Cosine(nn.Module):
+    """Logits are cosines times a factor: learned, learned by its logarithm, or a plain number."""
+
+    def __init__(self, size: float, kind: str) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(20, 64), nn.Linear(20, 64)
+        self.kind = kind
+        if kind != "number":
+            self.factor = nn.Parameter(torch.tensor(size).log() if kind == "logarithm" else torch.tensor(size))
+        else:
+            self.factor = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor = self.factor.exp() if self.kind == "logarithm" else self.factor
+        first = functional.normalize(self.first(x[:, 0]), dim=-1) * factor
+        return first @ functional.normalize(self.second(x[:, 1]), dim=-1).mT
+
+
+class Ended(nn.Module):
+    """A norm ends the net, whose scale is the size of the logits."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(20, 16, bias=False), nn.LayerNorm(16, bias=False)
+        nn.init.constant_(self.norm.weight, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.norm(self.first(x[:, 0]))
+        return result
+
+
+def cosines(model: nn.Module) -> Case:
+    return Case(model, torch.randn(64, 2, 20), classes(16, 64))
+
+
+@pytest.mark.parametrize(
+    ("model", "place"),
+    [
+        (lambda: Cosine(2000.0, "factor"), "factor"),
+        (lambda: Cosine(2000.0, "logarithm"), "factor"),
+        (lambda: Ended(20.0), "norm.weight"),
+    ],
+)
+def test_the_factor_behind_normalized_outputs_is_to_blame(model: Callable[[], nn.Module], place: str) -> None:
+    case, diagnosis = judged(lambda: cosines(model()))
+    (found,) = diagnosis.of("F309")
+    assert [edit.pattern for edit in found.edits] == [place]
+    assert "F309" not in mended(case, diagnosis).codes
+
+
+def test_a_factor_that_is_no_parameter_is_named_and_nothing_is_planned() -> None:
+    _, diagnosis = judged(lambda: cosines(Cosine(2000.0, "number")))
+    (found,) = diagnosis.of("F309")
+    assert not found.edits
+    assert "no plan sets" in found.seen
+
+
+@pytest.mark.parametrize("kind", ["factor", "logarithm", "number"])
+def test_cosines_of_a_usual_temperature_are_healthy(kind: str) -> None:
+    assert "F309" not in judged(lambda: cosines(Cosine(10.0, kind)))[1].codes
+
+
+def test_an_output_layer_is_to_blame_where_its_scale_counts() -> None:
+    def build() -> Case:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(40, 64), nn.ReLU(), nn.Linear(64, 16))
+        nn.init.normal_(model[3].weight, std=3.0)
+        return cosines(model)
+
+    case, diagnosis = judged(build)
+    assert [edit.pattern for found in diagnosis.of("F309") for edit in found.edits] == ["3.weight", "3.bias"]
+    assert "F309" not in mended(case, diagnosis).codes

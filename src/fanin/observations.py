@@ -229,6 +229,8 @@ class ParameterSignal(Observation):
         grad_max: its largest absolute value.
         grad_zero: the share of it that is exactly 0.
         grad_non_finite: the share of it that is infinite or not a number.
+        grad_along: the sum of products of its values and gradient: how much the loss grows with its scale, by e-folds.
+            0 where a normalization takes its scale away; None without a gradient.
         grad_duplicate_rows: as ``duplicate_rows``, of the gradient: rows that equal each other in both stay equal.
         grad_duplicate_columns: the share of columns that equal an earlier one and whose gradient equals that one's, to
             within the rounding of its sums: these stay equal. None where no column repeats, or no gradient came.
@@ -268,6 +270,7 @@ class ParameterSignal(Observation):
     grad_max: float | None = None
     grad_zero: float | None = None
     grad_non_finite: float = 0.0
+    grad_along: float | None = None
     grad_duplicate_rows: float = 0.0
     grad_duplicate_columns: float | None = None
     grad_equal_vectors: bool = False

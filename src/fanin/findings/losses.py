@@ -9,15 +9,20 @@ from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.evidence import Evidence, weight_rms
 from fanin.findings.factors import learned_factor, of_unit_vectors
 from fanin.findings.registry import finding, register
-from fanin.graph import Role
-from fanin.observations import Kind
-from fanin.schemes import Zeros
+from fanin.graph import BESIDE, ParameterNode, Role
+from fanin.observations import Kind, ParameterSignal
+from fanin.schemes import Constant, Zeros
 
 NATS = 1.2
 """A head of He's gain has logits of variance 2, which cost one nat, up to a fifth, at any number of classes. Where
 classes are few, that is half of ln C and more; the first steps undo it."""
 SHRUNK = 0.3
 """Of the recommended output layer: its outputs have a tenth of the power, and the loss hardly feels them."""
+FREE = 1e-3
+"""The cosine between a weight and its gradient: 0 but for a norm's ε (1e-5 of unit variance) where its scale is taken
+away; of heads that are sure and wrong, with 50,000 classes and a batch of 8, it is 5e-3."""
+BLAMED = 0.1
+"""Of the loss: what it loses with an e-fold of the factor. A loss that is in proportion to it loses all."""
 
 
 @register(
@@ -28,7 +33,7 @@ SHRUNK = 0.3
     f"half of that, and by {NATS:g} nats at least; over 3 times is an error. Another loss is compared with that of "
     "zeros: over 3 times, where outputs have twice the power of their targets; over 9 times is an error. Of cosines "
     "only the errors are told: what they are multiplied by is a temperature, and chosen",
-    remedy="shrink the output layer, or the learned scale of cosines, and zero its bias",
+    remedy="shrink the output layer, and zero its bias; of cosines and behind a norm, the factor behind them",
     source="Karpathy 2019, a recipe for training neural networks: verify the loss at init",
 )
 def first_loss(evidence: Evidence) -> Iterator[Finding]:
@@ -50,8 +55,12 @@ def first_loss(evidence: Evidence) -> Iterator[Finding]:
         yield finding("F309", severity, factor.node.name, seen, edits=(edit,))
         return
     weights = _output_weights(evidence)
-    edits = () if cosines else _shrunk(evidence, weights)
-    yield finding("F309", severity, weights[0] if weights else "", seen, edits=edits, places=weights[1:])
+    bound = [name for name in weights if not _is_scale_free(evidence, name)]
+    if weights and not bound:
+        yield _behind_a_norm(evidence, severity, seen)
+        return
+    edits = () if cosines else _shrunk(evidence, bound)
+    yield finding("F309", severity, bound[0] if bound else "", seen, edits=edits, places=bound[1:])
 
 
 def _output_weights(evidence: Evidence) -> list[str]:
@@ -77,6 +86,43 @@ def _left(evidence: Evidence, name: str) -> float:
     if not have:
         return 1.0
     return max(largest * evidence.scheme(name).expected(node.fans, node.shape, node.axes).std / have, 1.0)
+
+
+def _is_scale_free(evidence: Evidence, name: str) -> bool:
+    """Whether the loss does not change with the scale of a weight and its bias, as where the outputs are cosines."""
+    readers = evidence.signals.readers(name)
+    together = dict.fromkeys((name, *(readers[0].weights if readers else ())))
+    facts = [evidence.signals.parameter(other) for other in together]
+    size = sum((fact.grad_rms or 0.0) * fact.rms * fact.elements for fact in facts)
+    return bool(size) and abs(sum(fact.grad_along or 0.0 for fact in facts)) < FREE * size
+
+
+def _behind_a_norm(evidence: Evidence, severity: Severity, seen: str) -> Finding:
+    """The factor to blame, of outputs whose weights are normalized: the one whose size the loss grows with most."""
+    seen += "; what the weights put out is normalized, so that their scale is not to blame"
+    factors = [(_growth(node, fact), node) for node, fact in evidence.parameters() if _is_factor(node)]
+    growth, node = max(factors, key=lambda pair: pair[0], default=(0.0, None))
+    last = evidence.signals.layers[-1] if evidence.signals.layers else None
+    if node is None or last is None or growth < BLAMED * (evidence.signals.loss or 0.0):
+        return finding("F309", severity, last.name if last else "", f"{seen}, but a factor behind it that no plan sets")
+    uninformed = evidence.signals.uninformed or 0.0
+    want = 1.0 if _is_entropy(uninformed) else SHRUNK * math.sqrt(uninformed)
+    factor = min(want / last.rms, 1.0) if last.rms else 1.0
+    now = evidence.signals.parameter(node.name).mean
+    value = now + math.log(factor) if "exp" in node.reparametrized else now * factor
+    return finding("F309", severity, node.name, seen, edits=(Edit(node.name, Constant(value)),))
+
+
+def _is_factor(node: ParameterNode) -> bool:
+    """Whether a parameter may be a factor of all outputs: a single number that is no bias, or the scales of a norm."""
+    return node.role == Role.NORM_SCALE or (math.prod(node.shape) == 1 and node.role not in BESIDE)
+
+
+def _growth(node: ParameterNode, fact: ParameterSignal) -> float:
+    """How much the loss grows with an e-fold larger factor, of which the parameter may be the logarithm."""
+    if fact.grad_along is None:
+        return 0.0
+    return fact.grad_along / fact.mean if "exp" in node.reparametrized and fact.mean else fact.grad_along
 
 
 def _is_entropy(uninformed: float) -> bool:

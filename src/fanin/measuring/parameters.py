@@ -161,6 +161,18 @@ def shared_gradient(values: torch.Tensor, gradient: torch.Tensor, axes: Axes) ->
     return float(same.sum()) / units
 
 
+def along(values: torch.Tensor, gradient: torch.Tensor) -> float | None:
+    """The sum of products of values and gradient; None of a gradient of other than all values.
+
+    >>> along(torch.tensor([1.0, 2.0]), torch.tensor([4.0, -2.0]))
+    0.0
+    """
+    if gradient.is_sparse or gradient.shape != values.shape:
+        return None
+    found = float((real_parts(values).double() * real_parts(gradient).double()).sum())
+    return found if math.isfinite(found) else None
+
+
 def _rounding(dtype: torch.dtype) -> float:
     """How far two sums of the same numbers may lie apart, beside the largest of their kind.
 

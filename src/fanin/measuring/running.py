@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from fanin.fans import Axes
 from fanin.measuring.losses import Loss, Start, start_of
-from fanin.measuring.parameters import equal_groups, local, observe_gradient, shared_gradient
+from fanin.measuring.parameters import along, equal_groups, local, observe_gradient, shared_gradient
 from fanin.measuring.statistics import scale_of
 from fanin.measuring.trails import Trail, leave, tensors_in, trail_of
 from fanin.measuring.watching import Effective, Selector, Watch
@@ -147,6 +147,7 @@ def _watch_gradient(
         if parameter.grad is not None:
             with torch.no_grad():
                 found = observe_gradient(parameter.grad, axes)
+                found["grad_along"] = along(local(parameter), local(parameter.grad))
                 if name in repeating and found["grad_rms"]:
                     shared = shared_gradient(local(parameter), local(parameter.grad), axes)
                     found["grad_duplicate_columns"] = shared
