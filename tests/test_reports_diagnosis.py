@@ -128,7 +128,7 @@ def test_page_says_everything(vanishing: Diagnosis, tmp_path: Path) -> None:
     for layer in vanishing.signals.layers:
         assert f'<th scope="row">{layer.name}<td class="words">{layer.target}' in text
     assert "Activations that vanish" in text
-    assert "scaled orthogonal" in text, "the plan shows the remedies"
+    assert "looks linear" in text, "the plan shows the remedies"
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
 
 
