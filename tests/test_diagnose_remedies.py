@@ -13,6 +13,7 @@ from torch.nn import functional
 import fanin
 from fanin.comparison.workers import one_thread
 from fanin.diagnoses import Diagnosis, Severity
+from fanin.measuring.ignorance import knowing_nothing
 
 
 class Case(NamedTuple):
@@ -149,6 +150,79 @@ def test_what_is_left_on_meta_gets_values_by_the_plan() -> None:
     assert fanin.diagnose(model).ok
 
 
+class Cosine(nn.Module):
+    """Logits are cosines times a factor: learned, learned by its logarithm, or a plain number."""
+
+    def __init__(self, size: float, kind: str) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(20, 64), nn.Linear(20, 64)
+        self.kind = kind
+        if kind != "number":
+            self.factor = nn.Parameter(torch.tensor(size).log() if kind == "logarithm" else torch.tensor(size))
+        else:
+            self.factor = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        factor = self.factor.exp() if self.kind == "logarithm" else self.factor
+        first = functional.normalize(self.first(x[:, 0]), dim=-1) * factor
+        return first @ functional.normalize(self.second(x[:, 1]), dim=-1).mT
+
+
+class Ended(nn.Module):
+    """A norm ends the net, whose scale is the size of the logits."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(20, 16, bias=False), nn.LayerNorm(16, bias=False)
+        nn.init.constant_(self.norm.weight, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.norm(self.first(x[:, 0]))
+        return result
+
+
+def cosines(model: nn.Module) -> Case:
+    return Case(model, torch.randn(64, 2, 20), classes(16, 64))
+
+
+@pytest.mark.parametrize(
+    ("model", "place"),
+    [
+        (lambda: Cosine(2000.0, "factor"), "factor"),
+        (lambda: Cosine(2000.0, "logarithm"), "factor"),
+        (lambda: Ended(20.0), "norm.weight"),
+    ],
+)
+def test_the_factor_behind_normalized_outputs_is_to_blame(model: Callable[[], nn.Module], place: str) -> None:
+    case, diagnosis = judged(lambda: cosines(model()))
+    (found,) = diagnosis.of("F309")
+    assert [edit.pattern for edit in found.edits] == [place]
+    assert "F309" not in mended(case, diagnosis).codes
+
+
+def test_a_factor_that_is_no_parameter_is_named_and_nothing_is_planned() -> None:
+    _, diagnosis = judged(lambda: cosines(Cosine(2000.0, "number")))
+    (found,) = diagnosis.of("F309")
+    assert not found.edits
+    assert "no plan sets" in found.seen
+
+
+@pytest.mark.parametrize("kind", ["factor", "logarithm", "number"])
+def test_cosines_of_a_usual_temperature_are_healthy(kind: str) -> None:
+    assert "F309" not in judged(lambda: cosines(Cosine(10.0, kind)))[1].codes
+
+
+def test_an_output_layer_is_to_blame_where_its_scale_counts() -> None:
+    def build() -> Case:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(40, 64), nn.ReLU(), nn.Linear(64, 16))
+        nn.init.normal_(model[3].weight, std=3.0)
+        return cosines(model)
+
+    case, diagnosis = judged(build)
+    assert [edit.pattern for found in diagnosis.of("F309") for edit in found.edits] == ["3.weight", "3.bias"]
+    assert "F309" not in mended(case, diagnosis).codes
+
+
 class Biased(nn.Module):
     """Two layers of attention whose scores get one bias for each distance, looked up in one table."""
 
@@ -225,74 +299,100 @@ def test_a_table_of_no_known_scale_is_drawn_by_the_recommended_one() -> None:
     assert scheme.expected(fanin.Fans(1, 32)).std > 0.01
 
 
-class Cosine(nn.Module):
-    """Logits are cosines times a factor: learned, learned by its logarithm, or a plain number."""
+class Policy(nn.Module):
+    """A normal law whose spread is learned: by its logarithm, as it is, or by the network."""
 
-    def __init__(self, size: float, kind: str) -> None:
+    def __init__(self, spread: float, kind: str, *, nested: bool = False) -> None:
         super().__init__()
-        self.first, self.second = nn.Linear(20, 64), nn.Linear(20, 64)
-        self.kind = kind
-        if kind != "number":
-            self.factor = nn.Parameter(torch.tensor(size).log() if kind == "logarithm" else torch.tensor(size))
+        self.trunk = nn.Sequential(nn.Linear(9, 64), nn.Tanh())
+        self.mean, self.head = nn.Linear(64, 3), nn.Linear(64, 3)
+        self.kind, self.nested = kind, nested
+        size = torch.full((3,), spread)
+        if kind == "head":
+            nn.init.constant_(self.head.bias, float(size[0].log()))
         else:
-            self.factor = size
+            self.spread = nn.Parameter(size.log() if kind == "logarithm" else size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        factor = self.factor.exp() if self.kind == "logarithm" else self.factor
-        first = functional.normalize(self.first(x[:, 0]), dim=-1) * factor
-        return first @ functional.normalize(self.second(x[:, 1]), dim=-1).mT
-
-
-class Ended(nn.Module):
-    """A norm ends the net, whose scale is the size of the logits."""
-
-    def __init__(self, size: float) -> None:
-        super().__init__()
-        self.first, self.norm = nn.Linear(20, 16, bias=False), nn.LayerNorm(16, bias=False)
-        nn.init.constant_(self.norm.weight, size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.norm(self.first(x[:, 0]))
-        return result
+    def forward(self, x: Tensor) -> Any:
+        x = self.trunk(x)
+        mean = self.mean(x)
+        if self.kind == "head":
+            spread = self.head(x).exp()
+        else:
+            spread = self.spread.exp() if self.kind == "logarithm" else self.spread
+        law = torch.distributions.Normal(mean, spread.expand_as(mean))
+        return torch.distributions.Independent(law, 1) if self.nested else law
 
 
-def cosines(model: nn.Module) -> Case:
-    return Case(model, torch.randn(64, 2, 20), classes(16, 64))
+def policy(spread: float, kind: str, *, nested: bool = False) -> Case:
+    actions = torch.randn(64, 3)
+    return Case(
+        Policy(spread, kind, nested=nested), torch.randn(64, 9), lambda law: -law.log_prob(actions).sum() / len(actions)
+    )
 
 
 @pytest.mark.parametrize(
-    ("model", "place"),
+    ("kind", "nested", "place"),
     [
-        (lambda: Cosine(2000.0, "factor"), "factor"),
-        (lambda: Cosine(2000.0, "logarithm"), "factor"),
-        (lambda: Ended(20.0), "norm.weight"),
+        ("logarithm", False, "spread"),
+        ("logarithm", True, "spread"),
+        ("plain", False, "spread"),
+        ("head", False, "head.bias"),
     ],
 )
-def test_the_factor_behind_normalized_outputs_is_to_blame(model: Callable[[], nn.Module], place: str) -> None:
-    case, diagnosis = judged(lambda: cosines(model()))
+def test_a_distribution_that_is_far_too_narrow_is_found(kind: str, nested: bool, place: str) -> None:
+    case, diagnosis = judged(lambda: policy(0.0025, kind, nested=nested))
     (found,) = diagnosis.of("F309")
-    assert [edit.pattern for edit in found.edits] == [place]
+    assert (found.severity, found.place) == (Severity.ERROR, place)
     assert "F309" not in mended(case, diagnosis).codes
 
 
-def test_a_factor_that_is_no_parameter_is_named_and_nothing_is_planned() -> None:
-    _, diagnosis = judged(lambda: cosines(Cosine(2000.0, "number")))
-    (found,) = diagnosis.of("F309")
-    assert not found.edits
-    assert "no plan sets" in found.seen
+@pytest.mark.parametrize("kind", ["logarithm", "plain", "head"])
+@pytest.mark.parametrize("spread", [0.4, 1.0])
+def test_a_distribution_of_a_usual_spread_is_healthy(spread: float, kind: str) -> None:
+    assert "F309" not in judged(lambda: policy(spread, kind))[1].codes
 
 
-@pytest.mark.parametrize("kind", ["factor", "logarithm", "number"])
-def test_cosines_of_a_usual_temperature_are_healthy(kind: str) -> None:
-    assert "F309" not in judged(lambda: cosines(Cosine(10.0, kind)))[1].codes
+def test_of_an_output_that_cannot_be_seen_nothing_is_known() -> None:
+    class Hidden:
+        def __init__(self, value: Tensor) -> None:
+            self.value = value
+
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(9, 3)
+
+        def forward(self, x: Tensor) -> Hidden:
+            return Hidden(self.layer(x))
+
+    with torch.random.fork_rng(devices=[]):
+        signals = fanin.measure(Wrapped(), torch.randn(8, 9), lambda output: 1e6 * output.value.square().mean())
+    assert signals.loss is not None
+    assert signals.uninformed is None
+    assert signals.uninformed_from == ""
 
 
-def test_an_output_layer_is_to_blame_where_its_scale_counts() -> None:
-    def build() -> Case:
-        model = nn.Sequential(nn.Flatten(), nn.Linear(40, 64), nn.ReLU(), nn.Linear(64, 16))
-        nn.init.normal_(model[3].weight, std=3.0)
-        return cosines(model)
-
-    case, diagnosis = judged(build)
-    assert [edit.pattern for found in diagnosis.of("F309") for edit in found.edits] == ["3.weight", "3.bias"]
-    assert "F309" not in mended(case, diagnosis).codes
+@pytest.mark.parametrize(
+    "law",
+    [
+        torch.distributions.Categorical(logits=torch.randn(4, 3)),
+        torch.distributions.Categorical(probs=torch.tensor([[0.1, 0.2, 0.7]])),
+        torch.distributions.Bernoulli(probs=torch.tensor([0.1, 0.2])),
+        torch.distributions.MultivariateNormal(torch.ones(2), torch.tensor([[2.0, 1.0], [1.0, 2.0]])),
+        torch.distributions.MixtureSameFamily(
+            torch.distributions.Categorical(torch.tensor([0.9, 0.1])),
+            torch.distributions.Normal(torch.tensor([-1.0, 1.0]), 0.1),
+        ),
+    ],
+    ids=lambda law: type(law).__name__,
+)
+def test_the_standard_law_of_a_family_is_even_and_of_unit_size(law: torch.distributions.Distribution) -> None:
+    neutral, words = knowing_nothing(law)
+    assert "standard" in words
+    shares = getattr(neutral, "probs", None)
+    if shares is not None:
+        assert len(set(shares.flatten().tolist())) == 1
+    else:
+        assert not neutral.mean.any()
+        torch.testing.assert_close(neutral.variance, torch.ones_like(neutral.variance))

@@ -16,6 +16,8 @@ from fanin.observations import BlockSignal, BufferSignal, Kind, LayerSignal, Par
 __all__ = ["BlockSignal", "BufferSignal", "Kind", "LayerSignal", "ParameterSignal", "Signals"]
 
 SCHEMA = 1
+OF_ZEROS, OF_STANDARD = "the loss of an output of zeros", "the loss of a standard distribution"
+"""Where the loss of knowing nothing may come from."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Signals:
         loss: its value; infinite where it is not a number; None where there was none, only a projection.
         loss_from: ``given``, ``model`` (the model returned its own) or ``projection`` (a fixed random one of its
             outputs); empty without a backward.
-        uninformed: the loss of an output of zeros: ln C for cross-entropy. None where it is not known.
+        uninformed: the loss of an output of zeros, or of a standard distribution: ln C for cross-entropy. None where it
+            is not known.
         uninformed_from: where that number comes from, in words.
         notes: what a reader should know of how it was measured.
     """

@@ -11,7 +11,8 @@ from fanin.findings.factors import learned_factor, of_unit_vectors
 from fanin.findings.registry import finding, register
 from fanin.graph import BESIDE, ParameterNode, Role
 from fanin.observations import Kind, ParameterSignal
-from fanin.schemes import Constant, Zeros
+from fanin.schemes import Constant, Ones, Zeros
+from fanin.signals import OF_STANDARD
 
 NATS = 1.2
 """A head of He's gain has logits of variance 2, which cost one nat, up to a fifth, at any number of classes. Where
@@ -21,6 +22,9 @@ SHRUNK = 0.3
 FREE = 1e-3
 """The cosine between a weight and its gradient: 0 but for a norm's ε (1e-5 of unit variance) where its scale is taken
 away; of heads that are sure and wrong, with 50,000 classes and a batch of 8, it is 5e-3."""
+NARROW = 3.0
+"""Times narrower than standard: the loss of a normal law grows with the square. Of a distribution the loss need be no
+likelihood, so that two such steps make the line for an error, and what is under 1 is compared with 1."""
 BLAMED = 0.1
 """Of the loss: what it loses with an e-fold of the factor. A loss that is in proportion to it loses all."""
 
@@ -32,8 +36,11 @@ BLAMED = 0.1
     threshold="for cross-entropy over 1.5 times ln C, the loss of knowing nothing: the net knows less than nothing by "
     f"half of that, and by {NATS:g} nats at least; over 3 times is an error. Another loss is compared with that of "
     "zeros: over 3 times, where outputs have twice the power of their targets; over 9 times is an error. Of cosines "
-    "only the errors are told: what they are multiplied by is a temperature, and chosen",
-    remedy="shrink the output layer, and zero its bias; of cosines and behind a norm, the factor behind them",
+    "only the errors are told: what they are multiplied by is a temperature, and chosen. Where the output is a "
+    f"distribution, with that of the standard one: over {NARROW**2:g} times, for one that is {NARROW:g} times too "
+    f"narrow; over {NARROW**4:g} times is an error",
+    remedy="shrink the output layer, and zero its bias; of cosines and behind a norm, the factor behind them; start a "
+    "distribution wide",
     source="Karpathy 2019, a recipe for training neural networks: verify the loss at init",
 )
 def first_loss(evidence: Evidence) -> Iterator[Finding]:
@@ -45,7 +52,10 @@ def first_loss(evidence: Evidence) -> Iterator[Finding]:
     line, wrong = (1.5, 3.0) if _is_entropy(uninformed) else (3.0, 9.0)
     cosines = of_unit_vectors(evidence, len(evidence.signals.layers))
     line = wrong if cosines else line  # their scale is a temperature, and chosen
-    if loss <= line * uninformed or (_is_entropy(uninformed) and loss <= uninformed + NATS):
+    standard = evidence.signals.uninformed_from == OF_STANDARD
+    if standard:
+        line, wrong, uninformed = NARROW**2, NARROW**4, max(uninformed, 1.0)
+    if loss <= line * uninformed or (not standard and _is_entropy(uninformed) and loss <= uninformed + NATS):
         return
     severity = Severity.ERROR if loss > wrong * uninformed else Severity.WARNING
     seen = f"the loss is {loss:.3g}; knowing nothing costs {uninformed:.3g}"
@@ -55,6 +65,10 @@ def first_loss(evidence: Evidence) -> Iterator[Finding]:
         yield finding("F309", severity, factor.node.name, seen, edits=(edit,))
         return
     weights = _output_weights(evidence)
+    spread = _spread(evidence) if standard else ()
+    if spread:
+        yield finding("F309", severity, spread[0].pattern, seen, edits=spread)
+        return
     bound = [name for name in weights if not _is_scale_free(evidence, name)]
     if weights and not bound:
         yield _behind_a_norm(evidence, severity, seen)
@@ -86,6 +100,21 @@ def _left(evidence: Evidence, name: str) -> float:
     if not have:
         return 1.0
     return max(largest * evidence.scheme(name).expected(node.fans, node.shape, node.axes).std / have, 1.0)
+
+
+def _spread(evidence: Evidence) -> tuple[Edit, ...]:
+    """Edits of what makes a distribution narrow: a parameter that no weight is, with which the loss changes most.
+
+    Below zero it is a logarithm, or an inverse softplus, of the spread.
+    """
+    line = BLAMED * (evidence.signals.loss or 0.0)
+    found = []
+    for node, fact in evidence.parameters():
+        own = not node.is_weight and node.role not in (Role.NORM_SCALE, Role.NORM_SHIFT, Role.EMBEDDING)
+        change = abs(fact.grad_along or 0.0)
+        if own and change > line and fact.min * fact.max > 0:
+            found.append((change, Edit(node.name, Zeros() if fact.max < 0 else Ones())))
+    return tuple(edit for _, edit in sorted(found, key=lambda pair: -pair[0]))
 
 
 def _is_scale_free(evidence: Evidence, name: str) -> bool:

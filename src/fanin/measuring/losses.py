@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from fanin.errors import InputsError, article, compose
+from fanin.measuring.ignorance import knowing_nothing
 from fanin.tracing.capture import tensors_in as tensors_within
 
 Loss = Callable[[Any], torch.Tensor]
@@ -43,8 +43,7 @@ def start_of(output: Any, loss: Loss | None) -> Start:
     """
     if loss is not None:
         scalar = _called(loss, output)
-        uninformed = _of_zeros(loss, output)
-        words = "the loss of an output of zeros" if uninformed is not None else ""
+        uninformed, words = _uninformed(loss, output)
         return Start(_live(scalar), "given", _number(scalar), uninformed, words)
     own = _own_loss(output)
     if own is not None:
@@ -78,17 +77,15 @@ def _number(scalar: torch.Tensor) -> float:
     return value if math.isfinite(value) else math.inf
 
 
-def _of_zeros(loss: Loss, output: Any) -> float | None:
-    def zero(item: Any) -> Any:
-        floating = isinstance(item, torch.Tensor) and item.is_floating_point()
-        return torch.zeros_like(item) if floating else item
-
+def _uninformed(loss: Loss, output: Any) -> tuple[float | None, str]:
+    """The loss of an output that knows nothing, and what that is; nothing where it cannot be told."""
     try:
         with torch.no_grad():
-            value = float(loss(pytree.tree_map(zero, output)))
+            neutral, words = knowing_nothing(output)
+            value = float(loss(neutral)) if words else math.nan
     except Exception:  # a loss need not make sense of zeros; then there is nothing to compare with
-        return None
-    return value if math.isfinite(value) else None
+        return None, ""
+    return (value, words) if math.isfinite(value) else (None, "")
 
 
 def _own_loss(output: Any) -> torch.Tensor | None:
