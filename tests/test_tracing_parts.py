@@ -405,3 +405,37 @@ def test_a_model_that_differentiates_on_its_way_is_traced() -> None:
         graph = trace(Force(), torch.zeros(2, 3))
     assert graph.source == "fake"
     assert [graph[f"energy.{place}.weight"].activation for place in (0, 2)] == ["tanh", "tanh"]
+
+
+class Couplings(nn.Module):
+    """Halves of a stream that take turns in adding to each other, as in NICE, or add to each other at once (RevNet)."""
+
+    def __init__(self, layers: int, both: bool, forget: bool = False) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(
+            [nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4)) for _ in range(layers * (2 if both else 1))]
+        )
+        self.both, self.forget, self.head = both, forget, nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        nets = iter(self.nets)
+        for net in nets:
+            first, second = x.chunk(2, -1)
+            second = second + net(first)
+            if self.both:
+                first = first + next(nets)(second)
+            x = torch.cat([torch.tanh(first) if self.forget else first, second][:: 1 if self.both else -1], -1)
+        return self.head(x)
+
+
+@pytest.mark.parametrize(("both", "depth"), [(False, 5), (True, 10)])
+def test_couplings_add_to_one_stream(both: bool, depth: int) -> None:
+    graph = trace(Couplings(5, both), torch.zeros(3, 8))
+    lasts = [node for node in graph if node.residual_last and node.is_weight]
+    assert len(lasts) == depth
+    assert {node.stream_depth for node in lasts} == {depth}
+
+
+def test_a_half_beside_something_else_is_a_stream_of_its_own() -> None:
+    graph = trace(Couplings(5, both=False, forget=True), torch.zeros(3, 8))
+    assert {node.stream_depth for node in graph if node.residual_last and node.is_weight} == {1}

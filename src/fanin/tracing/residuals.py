@@ -170,7 +170,7 @@ class Residuals:
 
     def _behind(self, operation: Operation) -> Value | None:
         if operation.target == "cat":
-            return _most_of(operation)
+            return _most_of(operation) or self._coupled(operation)
         norm = self._norms.get(operation.index)
         if norm is not None:
             return norm.entry
@@ -181,6 +181,30 @@ class Residuals:
         if (operation.target in ACTIVATIONS or kind in ("activation", "norm")) and len(given) == 1:
             return given[0]
         return None
+
+    def _coupled(self, operation: Operation) -> Value | None:
+        """A part of a stream that a coupling added to, put beside the stream's other parts; None for other signals."""
+        parts = activations_of(operation)
+        for part in parts:
+            root = self._root_of_sum(part)
+            if root is not None and len(parts) > 1 and all(self._is_part(other, root) for other in parts):
+                return part
+        return None
+
+    def _root_of_sum(self, value: Value) -> Value | None:
+        """Where the two sides of the residual sum parted that made a value, up to moves of the whole."""
+        chain = self._flow.back_chain(value, through_selection=False)
+        found = (self._by_output.get(before.id) for before in chain)
+        return next((residual.root for residual in found if residual is not None), None)
+
+    def _is_part(self, value: Value, root: Value) -> bool:
+        """Whether a value is a part of a stream, as it was or with branches added."""
+        current: Value | None = value
+        while current is not None:
+            if any(before is root for before in self._flow.back_chain(current)):
+                return True
+            current = self._root_of_sum(current)
+        return False
 
 
 def _most_of(operation: Operation) -> Value | None:
