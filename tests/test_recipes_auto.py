@@ -197,6 +197,15 @@ def test_one_layer_of_rectifiers_again_and_again_keeps_lengths(slope: float) -> 
     assert fanin.plan(driven, x)["again.weight"].scheme == Orthogonal(), "a recurrence over inputs"
 
 
+@pytest.mark.parametrize(("activation", "depth", "mirrored"), [(nn.ReLU, 3, 0), (nn.ReLU, 4, 3), (nn.ELU, 4, 0)])
+def test_nets_of_rectifiers_are_mirrored_from_four_layers_on(
+    activation: type[nn.Module], depth: int, mirrored: int
+) -> None:
+    schemes = [row.scheme for row in planned(lambda: stack(depth, activation), 2, 16) if row.node.is_weight]
+    assert sum(isinstance(scheme, LooksLinear) for scheme in schemes) == mirrored
+    assert not any(isinstance(scheme, ScaledOrthogonal) for scheme in schemes)
+
+
 def test_only_whole_nets_of_rectifiers_are_mirrored() -> None:
     def schemes(*extra: Callable[[], nn.Module]) -> set[type]:
         plan = planned(
