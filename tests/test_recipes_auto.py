@@ -16,8 +16,9 @@ from fanin.gains import gain
 from fanin.graph import Graph, ParameterNode, Role
 from fanin.plans import Plan
 from fanin.recipes import recipe_named
-from fanin.recipes.auto import HEAD, LONE_HEAD, plain_depth, tamed_gain
+from fanin.recipes.auto import HEAD, LONE_HEAD
 from fanin.recipes.lengths import LENGTHS, stable_length
+from fanin.recipes.plain import plain_depth, tamed_gain
 from fanin.schemes import (
     Constant,
     Keep,

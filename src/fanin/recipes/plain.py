@@ -1,0 +1,142 @@
+"""Deep plain nets: weights one after the other without norms, streams, products, highways or recurrences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from fanin import meanfield
+from fanin.errors import FaninError
+from fanin.graph import Graph, ParameterNode, Role
+from fanin.recipes.following import LINEAR
+from fanin.recipes.lengths import Running, stable_length
+from fanin.recipes.questions import activations_after, bounded, is_gate, is_normed, squashes
+from fanin.recipes.rectifiers import common_slope
+from fanin.recipes.rules import Decision
+from fanin.schemes import LooksLinear, ScaledOrthogonal
+
+DEEP = 8
+"""Plain layers from which on Gaussian matrices lose to orthogonal ones: their fluctuations add up over the depth."""
+MIRRORED = 4
+"""Plain layers from which on rectifiers start best as linear maps. With three the races are even."""
+GROWTH = 4.0
+"""How much the square of a gradient may grow through a plain net before its gain is lowered towards criticality."""
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A plain net, and how it starts; of depth 0 where the net is none."""
+
+    depth: int
+    """See `plain_depth`."""
+    slope: float | None = None
+    """Of the odd part of the activations, where that is linear: see `common_slope`."""
+    running: Running | None = None
+    """The length at which the net runs, where unit variance is not stable."""
+
+    @classmethod
+    def of(cls, graph: Graph) -> Plain:
+        """Look at every parameter."""
+        nodes, depth = list(graph), plain_depth(graph)
+        slope = common_slope(nodes) if depth >= MIRRORED else None
+        return cls(depth, slope, _running(nodes, depth) if slope is None else None)
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether its weights have rules of their own."""
+        return self.depth >= DEEP or self.slope is not None
+
+    def weight(self, node: ParameterNode, activation: str | None, gain: float, words: str) -> Decision:
+        """What a weight of the chain gets.
+
+        Args:
+            node: the weight.
+            activation: what follows it.
+            gain: its gain in a shallow net.
+            words: why.
+        """
+        if self.running is not None:
+            return self._long(node, activation, self.running)
+        if self.slope is not None and node.weight_depth > 1:
+            halves = "φ(z) − φ(−z) = " + ("z" if math.isclose(self.slope, 1) else f"{self.slope:.4g} z")
+            words = f"{self.depth} plain layers of rectifiers: mirrored, {halves}, so that they start as one linear map"
+            return LooksLinear(1 / self.slope), f"{words}: gain {1 / self.slope:.4f}"
+        if self.slope is not None:
+            words = f"{words}; first of {self.depth} plain layers of rectifiers: its rows mirrored, so that they start"
+            return LooksLinear(gain, mirrored=False), f"{words} as one linear map"
+        if activation and activation not in LINEAR and node.captured is None and not squashes(activation):
+            lowered = tamed_gain(activation, gain, self.depth)
+            if lowered < gain:
+                words = f"followed by {activation}: gain {lowered:.4f}, lowered from {gain:.4f} so that gradients grow"
+                words += f" at most √{GROWTH:g} through {self.depth} plain layers"
+                gain = lowered
+        return ScaledOrthogonal(gain), f"{words}; {self.depth} plain layers: orthogonal"
+
+    def _long(self, node: ParameterNode, activation: str | None, running: Running) -> Decision:
+        if node.depth == 0:
+            gain, words = running.std, f"first of {self.depth} plain layers of {activation}: gain {running.std:.4f}"
+            words += ", for it is stable over such a depth only where it works as a rectifier"
+        else:
+            gain = running.gain
+            words = f"followed by {activation}, at inputs of std {running.std:.4f}: gain {gain:.4f}"
+        return ScaledOrthogonal(gain), f"{words}; {self.depth} plain layers: orthogonal"
+
+
+def plain_depth(graph: Graph) -> int:
+    """How many weights follow one another without a norm, a stream, a product, a highway or a recurrence; else 0.
+
+    The longest way counts: towers side by side and ensembles are as deep as one of them. Where nothing was traced, all
+    weights are taken for one chain.
+
+    >>> plain_depth(Graph(()))
+    0
+    """
+    if any(is_normed(node) or node.stream is not None or node.feedback or is_gate(node) for node in graph):
+        return 0
+    weights = [node for node in graph if node.role in (Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE)]
+    if any({"softmax_q", "attention_value", "gate_value"}.intersection(activations_after(node)) for node in weights):
+        return 0
+    if graph.source == "modules":
+        return len(weights)
+    return max((node.weight_depth for node in weights), default=0)
+
+
+def _running(nodes: Sequence[ParameterNode], depth: int) -> Running | None:
+    """The length at which a deep plain net of one activation has to run; None where unit variance will do."""
+    inner = [node for node in nodes if node.is_weight and not node.output]
+    followers = {activation for node in inner for activation in activations_after(node)}
+    if depth < DEEP or len(followers) != 1 or any(node.captured for node in inner):
+        return None
+    (activation,) = followers
+    return None if activation in LINEAR or bounded(activation) else stable_length(activation, depth)
+
+
+@lru_cache(maxsize=256)
+def tamed_gain(activation: str, gain: float, depth: int) -> float:
+    """The largest gain up to ``gain`` at which the squared gradient grows at most `GROWTH` through ``depth`` layers.
+
+    Gains below the activation's stable range are not considered: there the signal itself would vanish, and an
+    activation without a stable fixed point keeps its gain.
+
+    >>> 1 < tamed_gain("tanh", 1.5925, 30) < 1.5925
+    True
+    >>> tamed_gain("relu", 1.4142, 30)
+    1.4142
+    """
+    try:
+        critical = meanfield.critical_point_at_bias(activation).gain
+    except FaninError:
+        return gain
+    if critical >= gain or _growth(activation, gain, depth) <= GROWTH:
+        return gain
+    low, high = critical, gain
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _growth(activation, middle, depth) <= GROWTH else (low, middle)
+    return low
+
+
+def _growth(activation: str, gain: float, depth: int) -> float:
+    return meanfield.fixed_point(activation, gain**2).gradient_growth(depth)

@@ -1,0 +1,75 @@
+"""What the rules ask of a parameter, or of all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from fanin import gains
+from fanin.errors import FaninError
+from fanin.graph import ParameterNode, Role
+from fanin.recipes.following import LINEAR
+
+
+def is_normed(node: ParameterNode) -> bool:
+    return node.role == Role.NORM_SCALE or node.norm_after
+
+
+def is_gate(node: ParameterNode) -> bool:
+    """Whether a weight, or a block of it, makes a factor of something else."""
+    return bool(node.gate) or not {"gate", "exponent", "keep", "write"}.isdisjoint(node.blocks)
+
+
+def activations_after(node: ParameterNode) -> tuple[str, ...]:
+    """The activations that follow a weight or its blocks, where they are known."""
+    found = (node.activation, *(block.activation for block in node.axes.blocks))
+    return tuple(activation for activation in found if activation)
+
+
+def multiplies(nodes: Sequence[ParameterNode]) -> bool:
+    """Whether branches of residual streams multiply what they take in by itself: gates that know no bound."""
+    gates = gate_activations(nodes)
+    return bool(gates) and not all(bounded(gate) for gate in gates)
+
+
+def factor_activations(nodes: Sequence[ParameterNode]) -> frozenset[str]:
+    """The activations whose results are factors."""
+    return frozenset(node.activation for node in nodes if node.gate == "factor" and node.activation)
+
+
+def makes_exponent(node: ParameterNode) -> bool:
+    """Whether a weight, or a block of it, makes the exponent of a factor, as the couplings of a flow do."""
+    return node.is_weight and (node.gate == "exponent" or "exponent" in node.blocks)
+
+
+def hands_on(node: ParameterNode, activation: str | None) -> bool:
+    """Whether a branch is as large as what a weight puts out: an inner layer or a value, no gate and no score."""
+    if activation in ("attention_value", "gate_value"):
+        return True
+    return activation is not None and activation not in LINEAR and not is_gate(node)
+
+
+def gate_activations(nodes: Sequence[ParameterNode]) -> set[str]:
+    """What follows the weights in residual branches that multiply; empty where none does."""
+    branches = {activation for node in nodes if node.stream is not None for activation in activations_after(node)}
+    return branches.difference(LINEAR) if "gate_value" in branches else set()
+
+
+@lru_cache(maxsize=256)
+def bounded(activation: str | None) -> bool:
+    """Whether an activation is known to stay small however large its input is, as tanh and sigmoid do."""
+    if activation is None or activation in LINEAR:
+        return False
+    try:
+        return gains.moments(activation, std=100.0).second_moment < 2
+    except FaninError:
+        return False
+
+
+@lru_cache(maxsize=256)
+def squashes(activation: str) -> bool:
+    """Whether an activation is bounded around a mean that is larger than its spread, as the sigmoid is."""
+    if not bounded(activation):
+        return False
+    near = gains.moments(activation)
+    return near.mean**2 > near.variance
