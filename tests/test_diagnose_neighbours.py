@@ -811,3 +811,22 @@ def test_a_mean_beside_a_norm_is_not_the_norms() -> None:
 
     _, diagnosis = judged(lambda: Case(Beside(), (torch.randn(64, 8), torch.randn(64, 100, 8))))
     assert not serious(diagnosis)
+
+
+def test_a_large_shift_of_scores_is_a_choice() -> None:
+    class Decaying(nn.Module):
+        """Places weighed by a softmax of steps and of decays, one for each state, as in state space models."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.step, self.decay = nn.Linear(32, 16), nn.Parameter(torch.rand(16) * 15 + 1)
+            self.embed, self.head = nn.Linear(8, 32), nn.Linear(32, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x).relu()
+            weights = (self.step(x).mT + self.decay[:, None]).softmax(-1)
+            result: Tensor = self.head((weights @ x).mean(1))
+            return result
+
+    _, diagnosis = judged(lambda: Case(Decaying(), torch.randn(8, 24, 8)))
+    assert "F208" not in diagnosis.codes

@@ -204,8 +204,8 @@ def _other(evidence: Evidence, layer: LayerSignal, signal: ParameterSignal) -> f
 
 DROWNED = 5.0
 """Then what differs between inputs has under 4 % of the variance."""
-SHIFTED = frozenset({"softplus", "sigmoid", "hardsigmoid", "exp", "logsigmoid"})
-"""Activations before which a large bias is a choice: rates, gates, priors."""
+SHIFTED = frozenset({"softplus", "sigmoid", "hardsigmoid", "exp", "logsigmoid", "softmax"})
+"""Activations before which a large bias is a choice: rates, gates, priors. Scores that it makes one-hot are F308's."""
 
 
 @register(
