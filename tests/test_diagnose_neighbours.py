@@ -824,8 +824,8 @@ def test_a_large_shift_of_scores_is_a_choice() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.embed(x).relu()
-            weights = (self.step(x).mT + self.decay[:, None]).softmax(-1)
-            result: Tensor = self.head((weights @ x).mean(1))
+            weights = (0.1 * self.step(x) + self.decay).softmax(1)
+            result: Tensor = self.head((weights.mT @ x).mean(1))
             return result
 
     _, diagnosis = judged(lambda: Case(Decaying(), torch.randn(8, 24, 8)))
