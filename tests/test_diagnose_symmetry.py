@@ -94,6 +94,32 @@ def coloured(*, gray: bool, shut: bool = False) -> Case:
     return Case(model, images, classes(10, 16))
 
 
+def flat() -> Case:
+    """A convolution each of whose kernels is one number, over places and colours."""
+    case = coloured(gray=False)
+    with torch.no_grad():
+        case.model[0].weight.copy_(torch.randn(32, 1, 1, 1).expand(32, 3, 3, 3) / 27**0.5)
+    return case
+
+
+class Placed(nn.Module):
+    """Attention over places that are learned, averaged at the end."""
+
+    def __init__(self, places: Tensor) -> None:
+        super().__init__()
+        self.first, self.places = nn.Linear(12, 32), nn.Parameter(places)
+        self.block = nn.TransformerEncoderLayer(32, 4, 64, 0.0, norm_first=True, batch_first=True)
+        self.last = nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.last(self.block(self.first(x) + self.places).flatten(1)[:, :32])
+        return result
+
+
+def placed(places: Callable[[], Tensor]) -> Case:
+    return Case(Placed(places()), torch.randn(16, 10, 12), classes(4, 16))
+
+
 def halved() -> Case:
     """The second layer was drawn twice by one seed, once for each half of its inputs."""
     model = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 4))
@@ -152,6 +178,8 @@ EQUAL: list[tuple[str, str, Severity, Build]] = [
     ("a constant direction", "0.parametrizations.weight.original1", Severity.ERROR, lambda: normalized(drawn=False)),
     ("colours that are one", "0.weight", Severity.ERROR, lambda: coloured(gray=True)),
     ("halves of the inputs", "2.weight", Severity.WARNING, halved),
+    ("kernels of one number", "0.weight", Severity.ERROR, flat),
+    ("positions", "places", Severity.WARNING, lambda: placed(lambda: torch.randn(32).expand(10, 32) * 0.5)),
     ("components of a mixture", "heads.0.weight", Severity.ERROR, lambda: mixed(5)),
     ("components of a mixture of three heads", "heads.1.weight", Severity.ERROR, lambda: mixed(5, together=False)),
 ]
@@ -164,6 +192,8 @@ TOLD_APART: list[tuple[str, Build]] = [
     ("a kernel repeated over colours", lambda: coloured(gray=False)),
     ("a repeated kernel behind a head of zeros", lambda: coloured(gray=False, shut=True)),
     ("a single component", lambda: mixed(1)),
+    ("positions of zeros", lambda: placed(lambda: torch.zeros(10, 32))),
+    ("drawn positions", lambda: placed(lambda: torch.randn(10, 32) * 0.5)),
     ("a head of zeros", lambda: shut_head(6, lambda output: (output - torch.arange(6.0)).square().mean())),
     ("classes that the batch does not hold", lambda: shut_head(20, classes(4, 16))),
     ("labels that the batch does not hold", lambda: shut_head(20, absent)),

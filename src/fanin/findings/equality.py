@@ -23,10 +23,11 @@ TOKENS = frozenset({Role.TOKEN, Role.POSITION, Role.OTHER})
     threshold="any two rows or columns equal in every bit, which random draws never are; an error from half of them "
     "on. Where other parameters or noise make the weight that is used, its units have to be equal too. Equal columns "
     "whose gradients differ are told apart by the first step: a warning, and a note where they read the model's "
-    "inputs, as kernels repeated over colours do. Learned tokens (latents, queries, prompts) only where their "
-    "gradients are all the same too: where positions or targets tell them apart, they may start alike. Units of an "
-    "output layer of zeros only where their gradients come in two or more sets of equally many that are the same, as "
-    "those of the components of a mixture do",
+    "inputs, as kernels repeated over colours do; not where all weights of a unit are one number. Learned tokens "
+    "(latents, queries, prompts) only where their gradients are all the same too: where positions or targets tell "
+    "them apart, they may start alike. Units of an output layer of zeros only where their gradients come in two or "
+    "more sets of equally many that are the same, as those of the components of a mixture do. Positions that are one "
+    "vector, and not zero, are a warning: the first steps tell them apart",
     remedy="draw every weight at random",
     source="classic: symmetry breaking (Rumelhart et al. 1986)",
 )
@@ -59,20 +60,24 @@ def equal_units(evidence: Evidence) -> Iterator[Finding]:
 def _part(node: ParameterNode, signal: ParameterSignal) -> bool:
     """Whether the inputs behind equal columns differ, as the colours before a repeated kernel do.
 
-    The columns of a table are its tokens, which no input tells apart but the one that names them.
+    The columns of a table are its tokens, which no input tells apart but the one that names them; and of units whose
+    weights are one number each, all see the same sum.
     """
-    if node.axes.one_hot:
+    if node.axes.one_hot or signal.constant_rows:
         return False
     # Behind a head of zeros no gradient tells; the model's own inputs differ.
     return signal.grad_duplicate_columns == 0 or (signal.grad_rms == 0 and node.weight_depth == 1)
 
 
 def _equal_tokens(evidence: Evidence) -> Iterator[Finding]:
-    """Learned tokens that are all one vector, and that no gradient will ever tell apart."""
+    """Learned tokens that are all one vector, and that no gradient will ever tell apart; or positions that are."""
     for node, signal in evidence.parameters():
         if node.role in TOKENS and signal.equal_vectors and signal.grad_equal_vectors and not signal.non_finite:
             seen = f"its {node.shape[-2]} vectors are one, and so are their gradients: they stay equal"
             yield finding("F101", Severity.ERROR, node.name, seen, edits=evidence.redraw(node.name))
+        elif node.role is Role.POSITION and signal.equal_vectors and signal.rms and not signal.non_finite:
+            seen = f"its {node.shape[-2]} positions are one vector: until they part, no place can be told from another"
+            yield finding("F101", Severity.WARNING, node.name, seen, edits=evidence.redraw(node.name))
 
 
 def _equal_outputs(evidence: Evidence) -> Iterator[Finding]:

@@ -48,6 +48,7 @@ def observe(entry: NamedParameter, node: ParameterNode) -> ParameterSignal:
     values = real_parts(values)  # a last axis more, which is of no unit
     sample = sample_flat(values, _QUARTILE_SAMPLE)
     finite = sample[torch.isfinite(sample)]
+    columns = _duplicates(values, axes, axes.in_axis)
     whole = torch.nan_to_num(values, 0.0, 0.0, 0.0) if scale.non_finite else values
     low, high = (float(bound) for bound in torch.aminmax(whole))
     return ParameterSignal(
@@ -64,7 +65,8 @@ def observe(entry: NamedParameter, node: ParameterNode) -> ParameterSignal:
         outlier=_outlier(finite, low, high),
         subnormal=_subnormal(finite, values.dtype),
         duplicate_rows=_duplicates(values, axes, axes.out_axis),
-        duplicate_columns=_duplicates(values, axes, axes.in_axis),
+        duplicate_columns=columns,
+        constant_rows=columns > 0 and _has_constant_rows(values, axes),
         equal_vectors=_is_one_vector(values, 0.0),
         duplicate_slices=duplicate_share(values, axes.batch_axis) if axes.batch_axis else 0.0,
         repeats=_repeats(values, stacked=0 in axes.out_axis[:1] and len(axes.out_axis) > 1),
@@ -116,6 +118,15 @@ def _duplicates(values: torch.Tensor, axes: Axes, of: tuple[int, ...]) -> float:
     if not of or values.ndim < 2:
         return 0.0
     return duplicate_share(values, (*axes.batch_axis, *of))
+
+
+def _has_constant_rows(values: torch.Tensor, axes: Axes) -> bool:
+    """Whether the weights of each unit are one number: whatever the inputs, only their sum is seen."""
+    along = (*axes.batch_axis, *axes.out_axis)
+    if not along:
+        return False
+    rows = _vectors(values, along)
+    return bool((rows == rows[:, :1]).all())
 
 
 def duplicate_share(values: torch.Tensor, axes: Sequence[int]) -> float:
