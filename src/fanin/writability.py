@@ -168,6 +168,6 @@ def _needs_device() -> ApplyError:
             "a parameter on the meta device, and no device",
             "the device to make it on",
             "a meta parameter has a shape and no memory",
-            'fanin.initialize(model, device="cpu")',
+            'fanin.apply(plan, model, device="cpu")',
         )
     )
