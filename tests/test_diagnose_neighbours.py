@@ -830,3 +830,29 @@ def test_a_large_shift_of_scores_is_a_choice() -> None:
 
     _, diagnosis = judged(lambda: Case(Decaying(), torch.randn(8, 24, 8)))
     assert "F208" not in diagnosis.codes
+
+
+class Detector(nn.Module):
+    """Two heads on one trunk of batch norms, of which one starts small, as of boxes."""
+
+    def __init__(self, heads: int) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU())
+        self.heads = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(16, 16, 3), nn.ReLU(), nn.Conv2d(16, 2, 1)) for _ in range(heads)
+        )
+        for part in (self.heads[-1][0], self.heads[-1][2]):
+            nn.init.normal_(part.weight, std=3e-4)
+            nn.init.zeros_(part.bias)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = self.trunk(x)
+        return [head(features) for head in self.heads]
+
+
+def test_a_small_head_beside_another_is_no_explosion() -> None:
+    def loss(output: list[Tensor]) -> Tensor:
+        return torch.stack([(part - 1).square().mean() for part in output]).sum()
+
+    _, found = judged(lambda: Case(Detector(2), torch.randn(8, 3, 16, 16), loss))
+    assert "F403" not in found.codes

@@ -185,9 +185,11 @@ class Evidence:
 
     @cached_property
     def alone(self) -> bool:
-        """Whether the signal has one way only: no streams, and nothing beside that is joined to it."""
+        """Whether the signal has one way only: no streams, nothing beside that is joined to it, and one end."""
         joined = any(layer.target in ("cat", "concat") for layer in self.signals.layers)
-        return not joined and not self.signals.streams and all(node.stream is None for node in self.graph)
+        several = sum(node.output and node.is_weight for node in self.graph) > 1
+        streams = self.signals.streams or any(node.stream is not None for node in self.graph)
+        return not (joined or several or streams)
 
     def gain(self, layer: LayerSignal) -> float | None:
         """``std·√fan_in`` of the weight that an operation reads: what it multiplies a signal's RMS by."""
