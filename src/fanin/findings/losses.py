@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.evidence import Evidence, weight_rms
 from fanin.findings.factors import learned_factor, of_unit_vectors
+from fanin.findings.garbage import ERASING
 from fanin.findings.registry import finding, register
 from fanin.graph import BESIDE, ParameterNode, Role
 from fanin.observations import Kind, ParameterSignal
@@ -94,10 +95,13 @@ def _shrunk(evidence: Evidence, weights: list[str]) -> tuple[Edit, ...]:
 
 
 def _left(evidence: Evidence, name: str) -> float:
-    """The outputs' RMS when the weight is drawn as recommended, if over 1: what comes in may be as large."""
+    """The outputs' RMS when the weight is drawn as recommended, if over 1: what comes in may be as large.
+
+    What is so large that it erases all else is uninitialized memory before it, a fault of its own, and is mended there.
+    """
     node, have = evidence.graph[name], weight_rms(evidence.signals.parameter(name))
     largest = max((layer.rms for layer in evidence.signals.readers(name) if layer.kind == Kind.WEIGHT), default=0.0)
-    if not have:
+    if not have or largest > ERASING:
         return 1.0
     return max(largest * evidence.scheme(name).expected(node.fans, node.shape, node.axes).std / have, 1.0)
 
