@@ -1,11 +1,12 @@
 """The audit: diagnose every model of timm, torchvision and transformers as its library constructs it.
 
-    python benchmarks/audit.py [--only timm] [--limit 100] [--unseen] [--healthy] [--stored] [--write]
+    python benchmarks/audit.py [--only timm] [--limit 100] [--unseen] [--again] [--healthy] [--stored] [--write]
 
 The findings go to `docs/benchmarks/audit.json` model by model, so that it can be stopped and continued. ``--write``
 puts the tables into `docs/audit.md`; ``--healthy`` prints the share of models with false findings, ``--stored`` runs
-nothing, ``--unseen`` marks the models of this run as the first test of rules that were changed before it. timm's
-smallest model of each module comes first, then the second; those over 100 million parameters are left out.
+nothing, ``--unseen`` marks the models of this run as the first test of rules that were changed before it, ``--again``
+judges those in which something was found by the rules as they are now. timm's smallest model of each module comes
+first, then the second; those over 100 million parameters are left out.
 
 While a model is built, ``torch.empty`` gives NaN instead of what the memory held, so that a parameter which nothing
 initializes is seen on every run, and not by luck.
@@ -209,20 +210,34 @@ def audited(library: str, name: str) -> Row:
     }
 
 
-def sweep(library: str, store: Store, limit: int | None, *, unseen: bool) -> None:
-    """Audit what is not in the store yet, and save after every model."""
+def sweep(library: str, store: Store, limit: int | None, *, unseen: bool, again: bool) -> None:
+    """Audit what is not in the store yet, or again what has findings, and save after every model."""
     rows = store.setdefault(library, {})
-    names = [name for name in LIBRARIES[library][0](store) if name not in rows]
+    names = [
+        name for name in LIBRARIES[library][0](store) if (_is_suspect(rows.get(name)) if again else name not in rows)
+    ]
     for name in track(names[:limit], library):
-        rows[name] = {"failed": "ended the process"}
-        save(store)
+        before = rows.get(name, {})
+        if not again:
+            rows[name] = {"failed": "ended the process"}
+            save(store)
         try:
             with time_limit():
-                rows[name] = audited(library, name) | {"date": today()} | ({"unseen": True} if unseen else {})
+                row = audited(library, name) | {"date": today()} | ({"unseen": True} if unseen else {})
+            rows[name] = row | _first_verdict(before)
         except (Exception, OutOfTime) as error:  # the sweep counts what breaks, and goes on
-            rows[name] = {"failed": f"{type(error).__name__}: {str(error)[:120]}"}
+            rows[name] = before if again else {"failed": f"{type(error).__name__}: {str(error)[:120]}"}
         gc.collect()  # models hold cycles, and their memory is all that there is
         save(store)
+
+
+def _is_suspect(row: Row | None) -> bool:
+    return row is not None and any(severity != "note" for severity, _ in found(row))
+
+
+def _first_verdict(before: Row) -> Row:
+    """What the first look at a model said, when the rules had not been changed by it: later ones prove nothing."""
+    return {"unseen": True, "first": before.get("first", before["findings"])} if before.get("unseen") else {}
 
 
 class OutOfTime(BaseException):
@@ -296,9 +311,14 @@ def tables(store: Store) -> str:
     return "\n".join([*lines, "", scored(store), "", f"Measured {store['date']}; {versions}."])
 
 
-def found(row: Row) -> set[tuple[str, str]]:
-    """The severities and codes of one model."""
-    return {(item["severity"], item["code"]) for item in row.get("findings", ())}
+def found(row: Row, *, first: bool = False) -> set[tuple[str, str]]:
+    """The severities and codes of one model; those of the first look at it where it was judged again."""
+    items = row.get("first", row.get("findings", ())) if first else row.get("findings", ())
+    return {(item["severity"], item["code"]) for item in items}
+
+
+def _true(library: str, name: str) -> tuple[str, ...]:
+    return TRUE.get(f"{library}/{name}", ())
 
 
 def scored(store: Store) -> str:
@@ -314,7 +334,7 @@ def scored(store: Store) -> str:
             if not part:
                 continue
             false = [
-                {severity for severity, code in found(row) if code not in TRUE.get(f"{library}/{name}", ())}
+                {severity for severity, code in found(row, first=part is unseen) if code not in _true(library, name)}
                 for name, row in part.items()
             ]
             shares = (sum(severity in each for each in false) for severity in ("error", "warning"))
@@ -345,11 +365,12 @@ def main() -> None:
     parser = parser_of(__doc__, PAGE)
     parser.add_argument("--healthy", action="store_true", help="print the share of false findings alone")
     parser.add_argument("--unseen", action="store_true", help="mark what runs now as never seen by who made the rules")
+    parser.add_argument("--again", action="store_true", help="judge again where something was found")
     options = parser.parse_args()
     prepare()
     store: Store = json.loads(STORE.read_text(encoding="utf-8")) if STORE.exists() else {}
     for library in () if options.stored or options.healthy else options.only or LIBRARIES:
-        sweep(library, store, options.limit, unseen=options.unseen)
+        sweep(library, store, options.limit, unseen=options.unseen, again=options.again)
     text = scored(store) if options.healthy else tables(store)
     print(text)
     if options.write:
