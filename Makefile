@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test lint format bench audit clean help
 
 help:
-	@echo "make demo    install, then race six initializations on handwritten digits"
+	@echo "make demo    install, then race seven initializations on handwritten digits"
 	@echo "make test    install, then lint, type-check and run every test"
 	@echo "make lint    ruff and mypy alone"
 	@echo "make bench   the benchmarks behind the numbers in the docs (long)"
@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 demo: $(STAMP)
-	@echo "» racing six initializations on handwritten digits"
+	@echo "» racing seven initializations on handwritten digits"
 	@$(BIN)/fanin compare
 
 lint: $(STAMP)

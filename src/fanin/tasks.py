@@ -11,7 +11,7 @@ from fanin.errors import MissingExtraError
 
 DEPTH = 30
 WIDTH = 128
-RECIPES = ("torch", "zero", "normal", "xavier", "he", "orthogonal")
+RECIPES = ("torch", "zero", "normal", "xavier", "he", "orthogonal", "auto")
 LRS = (0.001, 0.002, 0.004, 0.01)
 STEPS = 350
 BATCH_SIZE = 64
