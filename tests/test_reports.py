@@ -170,7 +170,7 @@ def test_overlapping_lines_are_named(comparison: Comparison) -> None:
     twins = tuple(
         replace(run, recipe=name) for run in comparison.runs if run.recipe == "zero" for name in twice.recipes
     )
-    assert overlapping(loss_lines(replace(twice, runs=twins)), 3.0) == ["zero", "twin"]
+    assert overlapping(loss_lines(replace(twice, runs=twins)), 3.0) == [["zero", "twin"]]
     assert overlapping(loss_lines(comparison), 3.0) == []
 
 

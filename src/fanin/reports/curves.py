@@ -93,14 +93,16 @@ def layer_lines(comparison: Comparison, quantity: str) -> tuple[list[Line], str]
     return lines, " ".join(remarks)
 
 
-def overlapping(lines: Iterable[Line], span: float) -> list[str]:
-    """The recipes whose lines end within a hundredth of the axis of another's: they lie on top of each other."""
+def overlapping(lines: Iterable[Line], span: float) -> list[list[str]]:
+    """The recipes whose lines end on top of each other, within a hundredth of the axis of the next: in groups."""
     ends = {line.recipe: line.points[-1].y for line in lines if line.points and math.isfinite(line.points[-1].y)}
-    return [
-        recipe
-        for recipe, end in ends.items()
-        if any(other != recipe and abs(end - ends[other]) < span / 100 for other in ends)
-    ]
+    groups: list[list[str]] = []
+    for recipe in sorted(ends, key=ends.__getitem__):
+        if groups and ends[recipe] - ends[groups[-1][-1]] < span / 100:
+            groups[-1].append(recipe)
+        else:
+            groups.append([recipe])
+    return [group for group in groups if len(group) > 1]
 
 
 def spread_labels(positions: Sequence[float], gap: float, height: float) -> list[float]:

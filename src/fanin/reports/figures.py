@@ -130,7 +130,8 @@ def _loss_scale(comparison: Comparison) -> Scale:
 
 def _overlap(lines: Sequence[Line], scale: Scale) -> str:
     together = overlapping(lines, scale.high - scale.low)
-    return f"{enumerate_words(together)} end within the width of a line of each other." if together else ""
+    words = [f"{enumerate_words(group)} end within the width of a line of each other" for group in together]
+    return f"{'; '.join(words)}." if words else ""
 
 
 def _rows(lines: Sequence[Line], scale: Scale) -> list[dict[str, Any]]:
