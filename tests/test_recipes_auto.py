@@ -707,6 +707,30 @@ class Narrow(nn.Module):
         return self.head(torch.relu(self.mix(x)))
 
 
+class TalkingHeads(nn.Module):
+    """Attention whose four heads are mixed by linear layers before and behind the softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.before, self.behind, self.head = (
+            nn.Linear(32, 96),
+            nn.Linear(4, 4),
+            nn.Linear(4, 4),
+            nn.Linear(32, 3),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x).view(len(x), -1, 3, 4, 8).permute(2, 0, 3, 1, 4)
+        scores = self.before((q @ k.mT / 8**0.5).permute(0, 2, 3, 1)).softmax(-2)
+        mixed = self.behind(scores).permute(0, 3, 1, 2) @ v
+        return self.head(mixed.transpose(1, 2).flatten(2))
+
+
+def test_mixed_attention_heads_have_no_bias() -> None:
+    plan = planned(TalkingHeads, 2, 10, 32)
+    assert {row.scheme for row in plan if row.role == "bias"} == {Zeros()}
+
+
 def test_few_inputs_alone_do_not_spread_a_bias() -> None:
     plan = planned(Narrow, 2, 16, 10)
     for name in ("depthwise", "excite", "down", "head"):

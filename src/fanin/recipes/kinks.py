@@ -53,13 +53,14 @@ class Kinks:
 
 
 def _is_narrow(node: ParameterNode) -> bool:
-    """Whether a linear layer takes in few numbers for something behind it to bend, not to gate or score.
+    """Whether a linear layer takes in few numbers as they come, for something behind it to bend, not to gate or score.
 
-    Convolutions have kinks of their own in every window, and gained nothing in races.
+    Convolutions have kinks of their own in every window, and gained nothing in races. What lies deeper takes in what
+    other units made, as the mixing of attention heads does: a bias there would be added to every weight of a softmax.
     """
     if node.role != Role.LINEAR or not 0 < node.fans.fan_in <= NARROW or node.axes.blocks or node.gate or node.output:
         return False
-    if node.feedback or node.feeds_state or node.residual_last:
+    if node.weight_depth != 1 or node.feedback or node.feeds_state or node.residual_last:
         return False
     bends = node.activation == "none" or (node.activation is not None and node.activation not in LINEAR)
     return bends and frequency(node, node.activation) is None
