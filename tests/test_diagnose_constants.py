@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -13,27 +12,7 @@ from torch.nn import functional
 
 import fanin
 from fanin.comparison.workers import one_thread
-from fanin.diagnoses import Diagnosis, Severity
-
-
-class Case(NamedTuple):
-    model: nn.Module
-    inputs: Any
-    loss: Callable[[Any], Tensor] | None = None
-
-
-Build = Callable[[], Case]
-
-
-def judged(build: Build) -> tuple[Case, Diagnosis]:
-    with one_thread(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        case = build()
-        return case, fanin.diagnose(case.model, case.inputs, loss=case.loss)
-
-
-def serious(diagnosis: Diagnosis) -> list[tuple[str, str]]:
-    return [(found.code, found.place) for found in diagnosis.findings if found.severity is not Severity.NOTE]
+from judging import Case, judged, serious
 
 
 def sinusoids(length: int, width: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -20,15 +20,7 @@ from fanin.findings import Evidence
 from fanin.measuring.attention import entropy_of_scores
 from fanin.measuring.counted import counted_by
 from fanin.schemes import Constant, Packed, Zeros
-
-
-class Case(NamedTuple):
-    model: nn.Module
-    inputs: Any
-    loss: Callable[[Any], Tensor] | None = None
-
-
-Build = Callable[[], Case]
+from judging import Build, Case, judged
 
 
 class Physics(nn.Module):
@@ -524,13 +516,6 @@ PAIRS: list[tuple[str, str, str, Build, Build]] = [
     ),
 ]
 """What it is, the code, where, the fault, and its healthy neighbour."""
-
-
-def judged(build: Build) -> tuple[Case, Diagnosis]:
-    with one_thread(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        case = build()
-        return case, fanin.diagnose(case.model, case.inputs, loss=case.loss)
 
 
 def serious(diagnosis: Diagnosis) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -11,40 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import fanin
-from fanin.comparison.workers import one_thread
-from fanin.diagnoses import Diagnosis, Severity
+from fanin.diagnoses import Severity
 from fanin.measuring.ignorance import knowing_nothing
-
-
-class Case(NamedTuple):
-    model: nn.Module
-    inputs: Any
-    loss: Callable[[Any], Tensor] | None = None
-
-
-Build = Callable[[], Case]
-
-
-def judged(build: Build) -> tuple[Case, Diagnosis]:
-    with one_thread(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        case = build()
-        return case, fanin.diagnose(case.model, case.inputs, loss=case.loss)
-
-
-def mended(case: Case, diagnosis: Diagnosis) -> Diagnosis:
-    with one_thread():
-        fanin.apply(diagnosis.fix(), case.model, seed=0)
-        return fanin.diagnose(case.model, case.inputs, loss=case.loss)
-
-
-def serious(diagnosis: Diagnosis) -> list[tuple[str, str]]:
-    return [(found.code, found.place) for found in diagnosis.findings if found.severity is not Severity.NOTE]
-
-
-def classes(count: int, size: int) -> Callable[[Tensor], Tensor]:
-    target = torch.arange(size) % count
-    return lambda output: functional.cross_entropy(output, target)
+from judging import Case, classes, judged, mended, serious
 
 
 class Adapted(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -12,30 +11,10 @@ from torch.nn import functional
 
 import fanin
 from fanin.comparison.workers import one_thread
-from fanin.diagnoses import Diagnosis, Severity
+from fanin.diagnoses import Severity
 from fanin.fans import Axes
 from fanin.measuring.parameters import equal_groups, shared_gradient
-
-
-class Case(NamedTuple):
-    model: nn.Module
-    inputs: Any
-    loss: Callable[[Any], Tensor] | None = None
-
-
-Build = Callable[[], Case]
-
-
-def judged(build: Build) -> tuple[Case, Diagnosis]:
-    with one_thread(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        case = build()
-        return case, fanin.diagnose(case.model, case.inputs, loss=case.loss)
-
-
-def classes(count: int, size: int) -> Callable[[Tensor], Tensor]:
-    target = torch.arange(size) % count
-    return lambda output: functional.cross_entropy(output, target)
+from judging import Build, Case, classes, judged
 
 
 class Bayesian(nn.Module):
