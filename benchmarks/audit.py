@@ -56,8 +56,12 @@ SAMPLES = 4
 """Of images, at 224 × 224; fewer of larger ones."""
 
 TRUE: dict[str, tuple[str, ...]] = {
+    "timm/convformer_s36": ("F106",),
+    "timm/ese_vovnet19b_dw": ("F201",),
     "timm/ese_vovnet19b_slim_dw": ("F201",),
+    "timm/gc_efficientnetv2_rw_t": ("F201", "F308"),
     "timm/legacy_xception": ("F201",),
+    "timm/poolformerv2_m48": ("F106",),
     "torchvision/alexnet": ("F301",),
     "transformers/blip": ("F301", "F402"),
     "transformers/bridgetower": ("F203",),
