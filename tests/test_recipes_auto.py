@@ -162,6 +162,37 @@ def test_deep_plain_nets_of_rectifiers_start_as_linear_maps(activation: Callable
         assert 0.3 < power < 3
 
 
+@pytest.mark.parametrize("kind", [nn.LayerNorm, nn.BatchNorm1d, nn.RMSNorm])
+def test_nets_of_rectifiers_with_norms_start_as_linear_maps(kind: type[nn.Module]) -> None:
+    """What tells samples apart is kept through 20 layers, and the gradient neither explodes nor fades."""
+    with torch.random.fork_rng(devices=[]):
+        layers = [layer for _ in range(20) for layer in (nn.Linear(16, 16), kind(16), nn.ReLU())]
+        model = nn.Sequential(*layers, nn.Linear(16, 4))
+    x = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+
+    def spread_and_gradient(recipe: str) -> tuple[float, float]:
+        plan = fanin.initialize(model, x, recipe=recipe, seed=0)
+        assert isinstance(plan["3.weight"].scheme, LooksLinear) == (recipe == "auto")
+        first = model[0](x).detach().requires_grad_()
+        last = model[1:-1](first)
+        projection = torch.randn(last.shape, generator=torch.Generator().manual_seed(1))
+        (gradient,) = torch.autograd.grad((last * projection).sum(), first)
+        cosines = functional.cosine_similarity(last[:32], last[32:])
+        return cosines.mean().item(), (gradient.norm() / projection.norm()).item()
+
+    spread, gradient = spread_and_gradient("auto")
+    alike, exploded = spread_and_gradient("orthogonal")
+    assert spread < 0.4, "rectified noise has 1/π"
+    assert 0.3 < gradient < 3
+    assert alike > 0.9 or exploded > 10 * gradient
+    plan = planned(lambda: nn.Sequential(*layers[-9:], nn.Linear(16, 4)), 2, 16)
+    assert isinstance(plan["0.weight"].scheme, LooksLinear), "three layers and a head"
+    assert "with norms" in plan["3.weight"].reason
+    assert plan["6.weight"].node.norm_after
+    plan = planned(lambda: nn.Sequential(*layers[-6:], nn.Linear(16, 4)), 2, 16)
+    assert plan["0.weight"].scheme == VarianceScaling(1.0), "two layers and a head"
+
+
 class Again(nn.Module):
     """One layer applied again and again, and the input anew at every step or not."""
 

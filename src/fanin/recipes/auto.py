@@ -140,7 +140,10 @@ class _Chooser:
                 words += f" ÷ {math.sqrt(self.plain.running.power):.4f}, the RMS of what it takes in"
             return _of_gain(gain), f"{words}, {fan_in}"
         if node.norm_after:
-            return VarianceScaling(1.0), f"a norm follows, so that only the direction counts: gain 1, {fan_in}"
+            words = "a norm follows, so that only the direction counts: gain 1"
+            if self.plain.slope is not None:
+                return self.plain.weight(node, activation, 1.0, words)
+            return VarianceScaling(1.0), f"{words}, {fan_in}"
         if self.plain.is_deep:
             return self.plain.weight(node, activation, *self._gain(node, activation))
         if self.exponents > 1 and makes_exponent(node):

@@ -1,4 +1,4 @@
-"""Deep plain nets: weights one after the other without norms, streams, products, highways or recurrences."""
+"""Deep plain nets: weights one after the other without streams, products, highways or recurrences."""
 
 from __future__ import annotations
 
@@ -20,28 +20,30 @@ from fanin.schemes import LooksLinear, ScaledOrthogonal
 DEEP = 8
 """Plain layers from which on Gaussian matrices lose to orthogonal ones: their fluctuations add up over the depth."""
 MIRRORED = 4
-"""Plain layers from which on rectifiers start best as linear maps. With three the races are even."""
+"""Plain layers from which on rectifiers start best as linear maps, with norms or without. With three races are even."""
 GROWTH = 4.0
 """How much the square of a gradient may grow through a plain net before its gain is lowered towards criticality."""
 
 
 @dataclass(frozen=True)
 class Plain:
-    """A plain net, and how it starts; of depth 0 where the net is none."""
+    """A plain net, and how it starts; of depth 0 where the net is none or has norms."""
 
     depth: int
     """See `plain_depth`."""
+    chain: int
+    """See `chain_depth`."""
     slope: float | None = None
-    """Of the odd part of the activations, where that is linear: see `common_slope`."""
+    """Of the odd part of the activations, where that is linear and the chain is deep: see `common_slope`."""
     running: Running | None = None
     """The length at which the net runs, where unit variance is not stable."""
 
     @classmethod
     def of(cls, graph: Graph) -> Plain:
         """Look at every parameter."""
-        nodes, depth = list(graph), plain_depth(graph)
-        slope = common_slope(nodes) if depth >= MIRRORED else None
-        return cls(depth, slope, _running(nodes, depth) if slope is None else None)
+        nodes, depth, chain = list(graph), plain_depth(graph), chain_depth(graph)
+        slope = common_slope(nodes) if chain >= MIRRORED else None
+        return cls(depth, chain, slope, _running(nodes, depth) if slope is None else None)
 
     @property
     def is_deep(self) -> bool:
@@ -59,13 +61,8 @@ class Plain:
         """
         if self.running is not None:
             return self._long(node, activation, self.running)
-        if self.slope is not None and node.weight_depth > 1:
-            halves = "φ(z) − φ(−z) = " + ("z" if math.isclose(self.slope, 1) else f"{self.slope:.4g} z")
-            words = f"{self.depth} plain layers of rectifiers: mirrored, {halves}, so that they start as one linear map"
-            return LooksLinear(1 / self.slope), f"{words}: gain {1 / self.slope:.4f}"
         if self.slope is not None:
-            words = f"{words}; first of {self.depth} plain layers of rectifiers: its rows mirrored, so that they start"
-            return LooksLinear(gain, mirrored=False), f"{words} as one linear map"
+            return self._mirrored(node, gain, words, self.slope)
         if activation and activation not in LINEAR and node.captured is None and not squashes(activation):
             lowered = tamed_gain(activation, gain, self.depth)
             if lowered < gain:
@@ -73,6 +70,17 @@ class Plain:
                 words += f" at most √{GROWTH:g} through {self.depth} plain layers"
                 gain = lowered
         return ScaledOrthogonal(gain), f"{words}; {self.depth} plain layers: orthogonal"
+
+    def _mirrored(self, node: ParameterNode, gain: float, words: str, slope: float) -> Decision:
+        layers = f"{self.chain} plain layers of rectifiers"
+        if not self.depth:
+            layers += " with norms"
+        if node.weight_depth == 1:
+            words = f"{words}; first of {layers}: its rows mirrored, so that they start as one linear map"
+            return LooksLinear(gain, mirrored=False), words
+        halves = "φ(z) − φ(−z) = " + ("z" if math.isclose(slope, 1) else f"{slope:.4g} z")
+        words = f"{layers}: mirrored, {halves}, so that they start as one linear map"
+        return LooksLinear(1 / slope), f"{words}: gain {1 / slope:.4f}"
 
     def _long(self, node: ParameterNode, activation: str | None, running: Running) -> Decision:
         if node.depth == 0:
@@ -85,15 +93,21 @@ class Plain:
 
 
 def plain_depth(graph: Graph) -> int:
-    """How many weights follow one another without a norm, a stream, a product, a highway or a recurrence; else 0.
-
-    The longest way counts: towers side by side and ensembles are as deep as one of them. Where nothing was traced, all
-    weights are taken for one chain.
+    """How many weights follow one another as in `chain_depth`, in a net without norms; else 0.
 
     >>> plain_depth(Graph(()))
     0
     """
-    if any(is_normed(node) or node.stream is not None or node.feedback or is_gate(node) for node in graph):
+    return 0 if any(map(is_normed, graph)) else chain_depth(graph)
+
+
+def chain_depth(graph: Graph) -> int:
+    """How many weights follow one another without a stream, a product, a highway or a recurrence; else 0.
+
+    The longest way counts: towers side by side and ensembles are as deep as one of them. Where nothing was traced, all
+    weights are taken for one chain.
+    """
+    if any(node.stream is not None or node.feedback or is_gate(node) for node in graph):
         return 0
     weights = [node for node in graph if node.role in (Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE)]
     if any({"softmax_q", "attention_value", "gate_value"}.intersection(activations_after(node)) for node in weights):
