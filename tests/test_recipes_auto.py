@@ -845,3 +845,31 @@ def test_sums_are_told_from_means_and_weighted_sums(pool: Callable[[torch.Tensor
     assert plan["all.weight"].node.summed == terms
     assert plan["all.weight"].std == pytest.approx(math.sqrt(2) / 8 / terms, rel=1e-6)
     assert plan["head.weight"].std == pytest.approx(1 / 8, rel=1e-6)
+
+
+def by_index(y: torch.Tensor) -> torch.Tensor:
+    """Sums of five elements each, as over the neighbours in a graph."""
+    flat, to = y.flatten(0, 1), torch.arange(30).div(5, rounding_mode="floor")
+    return torch.zeros(6, y.shape[-1]).index_add(0, to, flat)
+
+
+def scattered(y: torch.Tensor) -> torch.Tensor:
+    flat, to = y.flatten(0, 1), torch.arange(30).div(5, rounding_mode="floor")
+    return torch.zeros(6, y.shape[-1]).scatter_add_(0, to[:, None].expand_as(flat), flat)
+
+
+def reduced(y: torch.Tensor) -> torch.Tensor:
+    flat, to = y.flatten(0, 1), torch.arange(30).div(5, rounding_mode="floor")
+    index = to[:, None].expand_as(flat)
+    return torch.zeros(6, y.shape[-1]).scatter_reduce_(0, index, flat, "mean", include_self=False)
+
+
+def beside_itself(y: torch.Tensor) -> torch.Tensor:
+    return y[:2].flatten(0, 1)[:6] + by_index(y)
+
+
+@pytest.mark.parametrize(("pool", "terms"), [(by_index, 5), (scattered, 5), (reduced, 1), (beside_itself, 6)])
+def test_sums_by_index_divide_by_the_mean_degree(pool: Callable[[torch.Tensor], torch.Tensor], terms: int) -> None:
+    plan = planned(lambda: DeepSet(pool), 3, 10, 16)
+    assert plan["all.weight"].node.summed == terms
+    assert plan["all.weight"].std == pytest.approx(math.sqrt(2) / 8 / terms, rel=1e-6)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from fanin.tracing.dataflow import activations_of
+from fanin.tracing.dataflow import activations_of, is_activation
 from fanin.tracing.records import Operation, Value
-from fanin.tracing.vocabulary import MOVES, PAIRS, PRODUCTS
+from fanin.tracing.vocabulary import BY_INDEX, MOVES, PAIRS, PRODUCTS
 
 
 def in_dot_product(signal: Value) -> bool:
@@ -50,16 +50,37 @@ def _is_summed(value: Value) -> bool:
 def summed(signal: Value) -> int:
     """How many numbers were summed up into each of a signal's, where nothing but moves came since; 1 for any other.
 
-    The sum of a product of signals is none: attention weights that pool add up to one, and masks leave some out.
+    Counted are sums over positions, and sums by index, as over the neighbours in a graph: of E edges into N nodes, E/N
+    on average, and one more where the node itself is added. The sum of a product of signals is none: attention weights
+    that pool add up to one, and masks leave some out.
     """
+    return max(round(_terms(signal)), 1)
+
+
+def _terms(signal: Value) -> float:
     value: Value | None = signal
     while value is not None and (producer := value.producer) is not None:
-        given = producer.of("self")
-        if producer.target == "sum":
-            count = given.numel // max(value.numel, 1) if given is not None else 1
-            return max(count, 1) if given is not None and not _is_product(given) else 1
-        value = given if producer.target in MOVES else None
-    return 1
+        target, given = producer.target, producer.of("self")
+        if target == "sum":
+            return 1.0 if given is None or _is_product(given) else given.numel / max(value.numel, 1)
+        if target in BY_INDEX:
+            return _terms_by_index(producer)
+        if target == "add" and len(sides := activations_of(producer)) == 2:
+            terms = [_terms(side) for side in sides]
+            return sum(terms) if max(terms) > 1 else 1.0
+        value = given if target in MOVES else None
+    return 1.0
+
+
+def _terms_by_index(operation: Operation) -> float:
+    """What a sum by index makes of each place on average, itself included where it held a signal."""
+    given, made = operation.of("self"), operation.output
+    added = next((value for name in BY_INDEX[operation.target] if (value := operation.of(name)) is not None), None)
+    if added is None or _is_product(added) or operation.arguments.get("reduce", "sum") not in ("sum", "add"):
+        return 1.0
+    if operation.target == "index_put" and not operation.arguments.get("accumulate"):
+        return 1.0
+    return added.numel / max(made.numel, 1) + (given is not None and is_activation(given))
 
 
 def _is_product(value: Value | None) -> bool:

@@ -75,6 +75,14 @@ MOVES: dict[str, tuple[str, ...]] = {
 }
 """Operations that carry a signal from place to place, and the arguments that they carry it from."""
 
+BY_INDEX: dict[str, tuple[str, ...]] = {
+    "index_add": ("source",),
+    "scatter_add": ("src",),
+    "scatter_reduce": ("src",),
+    "index_put": ("values",),
+}
+"""Moves that can add up what they bring to the same place, and the arguments that they bring it from."""
+
 POOLS = frozenset(
     {"dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "mean", "sum", "nansum", "amax", "amin"}
     | {"max", "min", "interpolate", "grid_sampler", "max_pool2d_with_indices", "nanmean", "cumsum", "logcumsumexp"}
