@@ -873,3 +873,55 @@ def test_sums_by_index_divide_by_the_mean_degree(pool: Callable[[torch.Tensor], 
     plan = planned(lambda: DeepSet(pool), 3, 10, 16)
     assert plan["all.weight"].node.summed == terms
     assert plan["all.weight"].std == pytest.approx(math.sqrt(2) / 8 / terms, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("activation", "pool", "averaged"),
+    [
+        (torch.tanh, lambda y: y.mean(1), 10),
+        (torch.relu, lambda y: y.mean(1), 1),
+        (torch.tanh, lambda y: y.amax(1), 1),
+        (torch.tanh, lambda y: functional.adaptive_avg_pool1d(y.transpose(1, 2), 1).flatten(1), 10),
+    ],
+)
+def test_what_takes_in_a_mean_makes_up_for_half_of_what_is_lost(
+    activation: Callable[[torch.Tensor], torch.Tensor], pool: Callable[[torch.Tensor], torch.Tensor], averaged: int
+) -> None:
+    """tanh has no mean, so that an average of its values is small; rectified values have one, and it stays."""
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.each, self.head = nn.Linear(16, 64), nn.Linear(64, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(pool(activation(self.each(x))))
+
+    row = planned(Pooled, 3, 10, 16)["head.weight"]
+    assert row.node.averaged == averaged
+    assert row.std == pytest.approx(averaged**0.25 / 8, rel=1e-6)
+
+
+@pytest.mark.parametrize(("mode", "factor"), [("mean", 2.0), ("sum", 1 / 40), ("max", 1.0)])
+def test_what_takes_in_a_bag_makes_up_for_its_size(mode: str, factor: float) -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Sequential(nn.EmbeddingBag(20, 16, mode=mode), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 2))
+    plan = fanin.plan(model, torch.randint(20, (5, 40), generator=torch.Generator().manual_seed(0)))
+    assert plan["1.weight"].std == pytest.approx(factor * math.sqrt(2) / 4, rel=1e-6)
+
+
+def test_tokens_of_a_stream_keep_the_head_as_it_is() -> None:
+    """Attention and mixing make positions alike, so that their mean is as large as they are."""
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.Linear(16, 16), Branch(norm=True), nn.LayerNorm(16))
+            self.head = nn.Linear(16, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.body(x).mean(1))
+
+    row = planned(Pooled, 3, 10, 16)["head.weight"]
+    assert row.node.averaged == 10
+    assert row.std == pytest.approx(1 / 4, rel=1e-6)

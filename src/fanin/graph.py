@@ -94,6 +94,8 @@ class ParameterNode:
         state_before: the recurrence whose state it takes in, through moves and pooling: ``lstm``, ``gru``, ``rnn_tanh``
             or ``rnn_relu``, also for one that is written by hand; empty for any other weight.
         summed: how many positions were summed up into each number that it takes in, as over the elements of a set.
+        averaged: how many positions were averaged into each number that it takes in, where they have no mean of their
+            own.
         gate: ``factor`` where its activated output multiplies another signal; ``exponent`` where the exponential of its
             output does, perhaps of its bounded output, as in the couplings of flows; ``keep`` where its sigmoid
             multiplies a state that goes on, or a stream as in highway networks; ``write`` where one minus its sigmoid
@@ -135,6 +137,7 @@ class ParameterNode:
     feeds_state: bool = False
     state_before: str = ""
     summed: int = 1
+    averaged: int = 1
     gate: str = ""
     dot_product: bool = False
     output: bool = False

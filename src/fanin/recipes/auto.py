@@ -27,6 +27,7 @@ from fanin.recipes.questions import (
 )
 from fanin.recipes.rectifiers import slope_behind
 from fanin.recipes.registry import register
+from fanin.recipes.rules import Decision
 from fanin.recipes.state_gates import StateGates
 from fanin.recipes.states import state_power
 from fanin.schemes import (
@@ -44,6 +45,9 @@ HEAD = 1.0
 """Gain of an output layer: logits of unit variance cost half a nat at first; smaller ones lost most races."""
 LONE_HEAD = 0.3
 """The same where it is the only weight: there is no layer below that needs its gradient."""
+
+MOST_AVERAGED = 16
+"""Numbers averaged, up to which a weight makes up for it: twice as large at most, in case they are all alike."""
 
 
 @register("auto", sources=("he2015", "saxe2014", "balduzzi2017"))
@@ -101,7 +105,7 @@ class _Chooser:
         if node.feeds_state and not (gated or rectified):
             return xavier_normal(), "input of a recurrence without gates: Xavier, so that it leaves the state room"
         if node.role in WEIGHTS:
-            return self.kinks.share(node, _of_sum(node, for_each_block(node, self._weight)))
+            return self.kinks.share(node, self._of_pool(node, for_each_block(node, self._weight)))
         if node.role == Role.BIAS and node.activation == "softplus" and node.stream is not None:
             return Keep(), "the bias of a rate, as in state-space models: kept as constructed"
         if node.role == Role.BIAS:
@@ -170,6 +174,25 @@ class _Chooser:
                 words += f": ÷ √{node.stream_depth}"
         return _of_gain(gain), f"{words}, {fan_in}"
 
+    def _of_pool(self, node: ParameterNode, decision: Decision) -> Decision:
+        """What a weight gets, where many numbers were summed up or averaged into each that it takes in.
+
+        Behind a sum of n it is divided by n, as if it were their mean. A mean of n numbers without a mean of their own
+        is smaller by something between 1, where all are equal, and √n, where they are independent; ∜n lies halfway.
+        Only in plain nets: attention and mixers make positions alike.
+        """
+        scheme, words = decision
+        if node.norm_after:
+            return decision
+        if node.summed > 1:
+            return scheme.scaled(1 / node.summed), f"{words}; it takes in sums over {node.summed}: ÷ {node.summed}"
+        if node.averaged > 1 and self.plain.chain:
+            few = min(node.averaged, MOST_AVERAGED)
+            return scheme.scaled(
+                few**0.25
+            ), f"{words}; it takes in means over {node.averaged}, which are small: × ∜{few}"
+        return decision
+
     def _is_tied_depth(self, node: ParameterNode) -> bool:
         """Whether a weight takes in what it put out before and nothing else: no recurrence, but depth of one layer."""
         fans = node.fans
@@ -203,14 +226,6 @@ def _of_state(node: ParameterNode) -> str:
     """What the size of a state adds to a reason."""
     power = state_power(node.state_before)
     return f" ÷ {math.sqrt(power):.4f}, the RMS of the {node.state_before} state that it takes in" if power != 1 else ""
-
-
-def _of_sum(node: ParameterNode, decision: tuple[Scheme, str]) -> tuple[Scheme, str]:
-    """What a weight gets, divided by how many numbers were summed up into each that it takes in, as for their mean."""
-    if node.summed == 1 or node.norm_after:
-        return decision
-    scheme, words = decision
-    return scheme.scaled(1 / node.summed), f"{words}; it takes in sums over {node.summed}: ÷ {node.summed}"
 
 
 def _of_gain(gain: float) -> VarianceScaling:

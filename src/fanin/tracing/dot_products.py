@@ -1,10 +1,17 @@
-"""Sums over what a signal holds: dot products with another signal, and positions that are added up."""
+"""Sums over what a signal holds: dot products with another signal, and positions that are added up or averaged."""
 
 from __future__ import annotations
 
-from fanin.tracing.dataflow import activations_of, is_activation
+from functools import lru_cache
+
+from fanin import gains
+from fanin.errors import FaninError
+from fanin.tracing.dataflow import activations_of, carries, contracts, is_activation
 from fanin.tracing.records import Operation, Value
-from fanin.tracing.vocabulary import BY_INDEX, MOVES, PAIRS, PRODUCTS
+from fanin.tracing.vocabulary import ACTIVATIONS, AVERAGES, BY_INDEX, MOVES, NORMS, PAIRS, PRODUCTS, SUMS
+
+_SUMMING, _AVERAGING = 0, 1
+"""The modes of embedding bags, by torch's numbers."""
 
 
 def in_dot_product(signal: Value) -> bool:
@@ -65,6 +72,8 @@ def _terms(signal: Value) -> float:
             return 1.0 if given is None or _is_product(given) else given.numel / max(value.numel, 1)
         if target in BY_INDEX:
             return _terms_by_index(producer)
+        if target == "embedding_bag":
+            return _in_bags(producer, _SUMMING)
         if target == "add" and len(sides := activations_of(producer)) == 2:
             terms = [_terms(side) for side in sides]
             return sum(terms) if max(terms) > 1 else 1.0
@@ -81,6 +90,64 @@ def _terms_by_index(operation: Operation) -> float:
     if operation.target == "index_put" and not operation.arguments.get("accumulate"):
         return 1.0
     return added.numel / max(made.numel, 1) + (given is not None and is_activation(given))
+
+
+def _in_bags(operation: Operation, mode: int) -> float:
+    """How many rows of a table an embedding bag joins on average, where it does so in this mode."""
+    given = operation.of("indices")
+    if given is None or operation.arguments.get("mode", _SUMMING) != mode:
+        return 1.0
+    return given.numel / max(operation.output.shape[0], 1)
+
+
+def averaged(signal: Value) -> int:
+    """How many numbers were averaged into each of a signal's, where they have no mean of their own; 1 for any other.
+
+    Such an average is smaller than they are: by √n where they are independent. What is rectified has a mean, which
+    stays.
+    """
+    value: Value | None = signal
+    while value is not None and (producer := value.producer) is not None:
+        given = producer.of("self")
+        if producer.target == "embedding_bag":
+            return max(round(_in_bags(producer, _AVERAGING)), 1)
+        if producer.target in AVERAGES:
+            centred = given is not None and _is_centred(given)
+            return max(given.numel // max(value.numel, 1), 1) if given is not None and centred else 1
+        value = given if producer.target in MOVES or producer.target == "dropout" else None
+    return 1
+
+
+def _is_centred(value: Value) -> bool:
+    """Whether what a signal holds has no mean: it comes from weights, norms, tables and odd activations alone."""
+    waiting, seen = [value], {value.id}
+    while waiting:
+        producer = waiting.pop().producer
+        if producer is None:
+            return False
+        target = producer.target
+        if target in NORMS or target == "embedding" or contracts(producer):
+            continue
+        if target in ACTIVATIONS:
+            if not _is_odd(ACTIVATIONS[target]):
+                return False
+            continue
+        given = activations_of(producer)
+        if target not in SUMS and (len(given) != 1 or not carries(producer, next(producer.slots(given[0])))):
+            return False
+        waiting += [side for side in given if side.id not in seen]
+        seen.update(side.id for side in given)
+    return True
+
+
+@lru_cache(maxsize=256)
+def _is_odd(activation: str) -> bool:
+    """Whether an activation leaves less than a twentieth of its power in its mean."""
+    try:
+        moments = gains.moments(activation)
+    except FaninError:
+        return False
+    return moments.mean**2 < moments.second_moment / 20
 
 
 def _is_product(value: Value | None) -> bool:

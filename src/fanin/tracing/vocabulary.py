@@ -95,6 +95,9 @@ POOLS = frozenset(
 )
 """Dropout, pooling and what only averages or picks: the signal arrives first (``self`` or ``input``)."""
 
+AVERAGES = frozenset({"mean", "nanmean"} | {f"{kind}adaptive_avg_pool{n}d" for kind in ("", "_") for n in (1, 2, 3)})
+"""Pools that average over positions, mostly over all."""
+
 REDUCTIONS = frozenset({"mean", "sum", "var", "std", "var_mean", "std_mean", "norm", "linalg_vector_norm", "nanmean"})
 
 ROOTS = frozenset({"rsqrt", "sqrt", "pow", "norm", "linalg_vector_norm", "std", "linalg_norm", "std_mean"})
