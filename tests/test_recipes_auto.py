@@ -925,3 +925,36 @@ def test_tokens_of_a_stream_keep_the_head_as_it_is() -> None:
     row = planned(Pooled, 3, 10, 16)["head.weight"]
     assert row.node.averaged == 10
     assert row.std == pytest.approx(1 / 4, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("behind", "std"),
+    [
+        (lambda: [nn.Flatten(), nn.Linear(128, 8), nn.ReLU()], 1 / 4),
+        (lambda: [nn.Flatten(), nn.Linear(128, 8), nn.LayerNorm(8), nn.ReLU()], 1 / 4),
+        (lambda: [nn.LayerNorm(16), nn.Flatten(), nn.Linear(128, 8), nn.ReLU()], 1.0),
+        (lambda: [Branch(norm=True), nn.LayerNorm(16), nn.Flatten(), nn.Linear(128, 8)], 1.0),
+    ],
+)
+def test_embeddings_before_plain_layers_have_rows_of_unit_length(
+    behind: Callable[[], list[nn.Module]], std: float
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Sequential(nn.Embedding(20, 16), *behind(), nn.Linear(8, 2))
+        plan = fanin.plan(model, torch.randint(20, (4, 8)))
+    assert plan["0.weight"].std == pytest.approx(std)
+
+
+def test_a_last_weight_before_the_unknown_has_no_rectifier_behind_it() -> None:
+    class Pairs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tower = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 8))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return functional.pairwise_distance(self.tower(x[:, 0]), self.tower(x[:, 1]))
+
+    plan = planned(Pairs, 4, 2, 16)
+    assert plan["tower.0.weight"].std == pytest.approx(math.sqrt(2) / 4)
+    assert plan["tower.2.weight"].std == pytest.approx(1 / 4)
+    assert "no weight comes after" in plan["tower.2.weight"].reason

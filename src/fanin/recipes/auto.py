@@ -111,7 +111,7 @@ class _Chooser:
         if node.role == Role.BIAS:
             return self.state_gates.bias(node) or self._bias(node)
         if node.role == Role.EMBEDDING:
-            return _embedding(node)
+            return self._embedding(node)
         if node.role == Role.POSITION and node.default is not None and self.tied:
             width = node.shape[-1]
             return Normal(
@@ -193,6 +193,18 @@ class _Chooser:
             ), f"{words}; it takes in means over {node.averaged}, which are small: × ∜{few}"
         return decision
 
+    def _embedding(self, node: ParameterNode) -> Decision:
+        width = node.fans.fan_out
+        if node.aliases or node.output:
+            words = f"embedding tied to the output: 1/√{width:g} keeps the first logits near 1"
+        elif node.dot_product:
+            words = f"embedding in a dot product: rows of unit length, 1/√{width:g}"
+        elif self.plain.chain and not node.norm_after and node.activation != "gate_value":
+            words = f"embedding before plain layers: rows of unit length, 1/√{width:g}, which training soon moves"
+        else:
+            return Normal(1.0), "embedding: one-hot input, std 1 gives the stream unit variance"
+        return Normal(1 / math.sqrt(width)), words
+
     def _is_tied_depth(self, node: ParameterNode) -> bool:
         """Whether a weight takes in what it put out before and nothing else: no recurrence, but depth of one layer."""
         fans = node.fans
@@ -200,6 +212,8 @@ class _Chooser:
 
     def _gain(self, node: ParameterNode, activation: str | None) -> tuple[float, str]:
         after = following(node, activation)
+        if activation is None and not after.known and node.weight_depth == self.plain.last:
+            return 1.0, "what follows is not known, and no weight comes after this one: gain 1"
         if activation == "gate_value" and (gate := self._gate_beside(node)) and squashes(gate):
             power = gains.moments(gate).second_moment
             words = f"value of a product whose {gate} gate lets {power:.4f} of the power pass"
@@ -231,12 +245,3 @@ def _of_state(node: ParameterNode) -> str:
 def _of_gain(gain: float) -> VarianceScaling:
     """A normal law of this gain; to twelve digits, since a root and its square differ in the last."""
     return VarianceScaling(float(f"{gain**2:.12g}"))
-
-
-def _embedding(node: ParameterNode) -> tuple[Scheme, str]:
-    width = node.fans.fan_out
-    if node.aliases or node.output:
-        return Normal(1 / math.sqrt(width)), f"embedding tied to the output: 1/√{width:g} keeps the first logits near 1"
-    if node.dot_product:
-        return Normal(1 / math.sqrt(width)), f"embedding in a dot product: rows of unit length, 1/√{width:g}"
-    return Normal(1.0), "embedding: one-hot input, std 1 gives the stream unit variance"

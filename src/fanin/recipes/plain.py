@@ -33,6 +33,8 @@ class Plain:
     """See `plain_depth`."""
     chain: int
     """See `chain_depth`."""
+    last: int | None
+    """The `ParameterNode.weight_depth` behind which no weight lies, in any net that was traced."""
     slope: float | None = None
     """Of the odd part of the activations, where that is linear and the chain is deep: see `common_slope`."""
     running: Running | None = None
@@ -43,7 +45,8 @@ class Plain:
         """Look at every parameter."""
         nodes, depth, chain = list(graph), plain_depth(graph), chain_depth(graph)
         slope = common_slope(nodes) if chain >= MIRRORED else None
-        return cls(depth, chain, slope, _running(nodes, depth) if slope is None else None)
+        last = max((node.weight_depth for node in nodes if node.is_weight), default=0) or None
+        return cls(depth, chain, last, slope, _running(nodes, depth) if slope is None else None)
 
     @property
     def is_deep(self) -> bool:
