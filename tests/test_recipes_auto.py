@@ -958,3 +958,44 @@ def test_a_last_weight_before_the_unknown_has_no_rectifier_behind_it() -> None:
     assert plan["tower.0.weight"].std == pytest.approx(math.sqrt(2) / 4)
     assert plan["tower.2.weight"].std == pytest.approx(1 / 4)
     assert "no weight comes after" in plan["tower.2.weight"].reason
+
+
+class Multiplied(nn.Module):
+    """Gated layers in a chain, each φ(gate x) · (value x)."""
+
+    def __init__(self, activation: Callable[[torch.Tensor], torch.Tensor], layers: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.gates = nn.ModuleList(nn.Linear(32, 32, bias=bias) for _ in range(layers))
+        self.values = nn.ModuleList(nn.Linear(32, 32) for _ in range(layers))
+        self.head, self.activation = nn.Linear(32, 4), activation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for gate, value in zip(self.gates, self.values, strict=True):
+            x = self.activation(gate(x)) * value(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("activation", [functional.silu, functional.gelu, functional.relu, torch.sigmoid])
+def test_chains_of_gated_layers_start_open(activation: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Ten layers neither blow up single samples nor lose any, forward and backward."""
+    with torch.random.fork_rng(devices=[]):
+        model = Multiplied(activation, 10)
+    x = torch.randn(256, 32, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    plan = fanin.initialize(model, x, seed=0)
+    sizes = model(x).square().sum(1).sqrt()
+    assert sizes.max() < 20 * sizes.median()
+    assert 0.2 < sizes.median() < 10
+    (gradient,) = torch.autograd.grad(model(x)[:, 0].sum(), x)
+    assert gradient.norm(dim=1).max() < 20 * gradient.norm(dim=1).median()
+    assert 0.1 < gradient.norm(dim=1).median() < 10
+    assert "one of 10 gated layers" in plan["values.0.weight"].reason
+
+
+def test_only_chains_of_gates_with_biases_start_open() -> None:
+    def gate(*shape: int, **settings: bool) -> float:
+        with torch.random.fork_rng(devices=[]):
+            plan = fanin.plan(Multiplied(functional.silu, *shape, **settings), torch.zeros(2, 32))
+        return plan["gates.0.weight"].std
+
+    assert gate(10) == pytest.approx(1 / 10 / math.sqrt(32))
+    assert gate(10, bias=False) == gate(2) == pytest.approx(gain("silu") / math.sqrt(32))

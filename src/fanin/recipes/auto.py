@@ -15,6 +15,7 @@ from fanin.recipes.classic import beside_weights, for_each_block
 from fanin.recipes.following import following, frequency
 from fanin.recipes.kinks import Kinks
 from fanin.recipes.plain import Plain
+from fanin.recipes.products import Products
 from fanin.recipes.questions import (
     activations_after,
     bounded,
@@ -70,6 +71,7 @@ def auto(graph: Graph) -> Plan:
         gated_state=gated_state,
         state_gates=StateGates.of(nodes),
         kinks=Kinks.of(nodes),
+        products=Products.of(nodes),
         exponents=sum(map(makes_exponent, nodes)),
     )
     return Plan.of(graph, "auto", chooser.choose)
@@ -97,6 +99,8 @@ class _Chooser:
     """Gates that hold a state or a stream."""
     kinks: Kinks
     """Narrow layers, whose biases spread."""
+    products: Products | None
+    """A chain of gated layers, which start open."""
     exponents: int
     """The weights that make exponents of factors."""
 
@@ -109,7 +113,7 @@ class _Chooser:
         if node.role == Role.BIAS and node.activation == "softplus" and node.stream is not None:
             return Keep(), "the bias of a rate, as in state-space models: kept as constructed"
         if node.role == Role.BIAS:
-            return self.state_gates.bias(node) or self._bias(node)
+            return self.state_gates.bias(node) or (self.products and self.products.bias(node)) or self._bias(node)
         if node.role == Role.EMBEDDING:
             return self._embedding(node)
         if node.role == Role.POSITION and node.default is not None and self.tied:
@@ -154,6 +158,8 @@ class _Chooser:
             gain = 1 / self.exponents
             words = f"makes the exponent of a factor, one of {self.exponents} that add up: gain {gain:.4f}, {fan_in}"
             return _of_gain(gain), words
+        if self.products is not None and (opened := self.products.weight(node, activation)):
+            return opened
         gain, words = self._gain(node, activation)
         gain, words = gain * state_power(node.state_before) ** -0.5, words + _of_state(node)
         if self.bare_gates and node.stream is not None:
