@@ -50,6 +50,24 @@ def transformer(zeroed: str, adapted: str = "") -> Case:
     return model, torch.randn(4, 6, 8)
 
 
+def without(*blocks: int) -> Case:
+    """Blocks of packed queries, keys and values that are zero, their biases too."""
+    model, inputs = transformer("")
+    for block in blocks:
+        nn.init.zeros_(model[2].qkv.weight.detach()[32 * block : 32 * block + 32])
+        nn.init.zeros_(model[2].qkv.bias.detach()[32 * block : 32 * block + 32])
+    return model, inputs
+
+
+def shut_attention(*, head: bool) -> Case:
+    """Packed queries and keys of zero in torch's own attention, perhaps before a head of zeros."""
+    model = nn.Sequential(nn.TransformerEncoderLayer(32, 4, 64, 0.0, batch_first=True), nn.Linear(32, 4))
+    nn.init.zeros_(model[0].self_attn.in_proj_weight.detach()[:64])
+    if not head:
+        nn.init.zeros_(model[1].weight)
+    return model, torch.randn(4, 6, 32)
+
+
 class Adapter(nn.Module):
     """LoRA: ``W x + B A x`` with B zero."""
 
@@ -130,12 +148,18 @@ SHUT: dict[str, tuple[Callable[[], Case], str]] = {
     "a hidden weight beside a random bias": (lambda: chain(2), "2.weight"),
     "a first weight beside a random bias": (lambda: chain(0), "0.weight"),
     "queries, keys and values": (lambda: transformer("2.qkv.weight"), "2.qkv.weight"),
+    "queries and keys, of packed ones": (lambda: without(0, 1), "2.qkv.weight"),
+    "queries and keys of torch's attention": (lambda: shut_attention(head=True), "0.self_attn.in_proj_weight"),
+    "queries and keys before a head of zeros": (lambda: shut_attention(head=False), "0.self_attn.in_proj_weight"),
     "the first weight of a branch": (lambda: transformer("2.fc1.weight"), "2.fc1.weight"),
 }
 MEANT: dict[str, Callable[[], Case]] = {
     "an output layer": lambda: chain(4),
     "the last weight of a branch": lambda: transformer("2.fc2.weight"),
     "an attention's projection": lambda: transformer("2.proj.weight"),
+    "queries, of packed ones": lambda: without(0),
+    "keys, of packed ones": lambda: without(1),
+    "values, of packed ones": lambda: without(2),
     "an adapter before a non-linearity": lambda: transformer("", adapted="fc1"),
     "an adapter of queries, keys and values": lambda: transformer("", adapted="qkv"),
     "a spatial transformer": lambda: (SpatialTransformer(), torch.randn(8, 3, 8, 8)),

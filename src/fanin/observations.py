@@ -186,11 +186,25 @@ class LayerSignal(Observation):
 
 @dataclass(frozen=True, slots=True)
 class BlockSignal(Observation):
-    """One named block of a packed weight or bias: ``q``, ``gate``, ``forget``, …"""
+    """One named block of a packed weight or bias: ``q``, ``gate``, ``forget``, …
+
+    Args:
+        name: what its rows compute.
+        mean, std: of its values.
+        grad_rms: root mean square of its gradient; None unless all its values are zero and a gradient arrived.
+        blocked: of a block that is all zero and whose gradient is: as of a parameter; else None.
+    """
 
     name: str
     mean: float
     std: float
+    grad_rms: float | None = None
+    blocked: bool | None = None
+
+    @property
+    def zero(self) -> bool:
+        """Whether all its values are zero."""
+        return self.std == 0 == self.mean
 
 
 @dataclass(frozen=True, slots=True)

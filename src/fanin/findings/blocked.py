@@ -21,10 +21,10 @@ ALIKE = 1e-3
     "F401",
     "a zero that blocks all gradient",
     why="it is zero and receives no gradient, so that it stays, and what lies behind it never learns",
-    threshold="exactly zero in value and in gradient, and still so when what is zero and does receive a gradient, such "
-    "as a head, has moved; or a weight before a non-linearity or attention, exactly zero, "
-    "past which no gradient gets to the layer before it. A zero head, a zero last weight or scale of a branch, a zero "
-    "gate, a zero factor of an adapter receive gradients, open at the first step, and are right",
+    threshold="exactly zero in value and in gradient, it or a named block of it, and still so when what is zero and "
+    "does receive a gradient, such as a head, has moved; or a weight before a non-linearity or attention, exactly "
+    "zero, past which no gradient gets to the layer before it. A zero head, a zero last weight or scale of a branch, a "
+    "zero gate, a zero factor of an adapter receive gradients, open at the first step, and are right",
     remedy="draw it; of two zeros in a row, the first",
     source="Glorot and Bengio 2010; Hu et al. 2021 (arXiv:2106.09685) for the intended zero of an adapter",
 )
@@ -33,6 +33,7 @@ def blocking_zero(evidence: Evidence) -> Iterator[Finding]:
     if not evidence.signals.has_gradients or not evidence.finite:
         return
     stuck = [node.name for node, signal in evidence.parameters() if _stuck(evidence, node, signal)]
+    yield from _stuck_blocks(evidence)
     opened = _opened(evidence, stuck)
     for name in stuck:
         others = [other for other in stuck if other != name]
@@ -48,6 +49,16 @@ def blocking_zero(evidence: Evidence) -> Iterator[Finding]:
             severity = Severity.WARNING if node.stream is not None else Severity.ERROR
             seen = "all values are zero: what comes in does not pass, and what lies before gets no gradient at first"
             yield finding("F401", severity, node.name, seen, edits=evidence.redraw(node.name))
+
+
+def _stuck_blocks(evidence: Evidence) -> Iterator[Finding]:
+    """Blocks of packed weights, of which each shuts the other, as queries and keys do."""
+    for node, signal in evidence.parameters():
+        shut = [block.name for block in signal.blocks if block.blocked]
+        if shut and node.role not in BESIDE and node.exercised:
+            blocks = f"the {'blocks' if len(shut) > 1 else 'block'} {' and '.join(shut)}"
+            seen = f"all values of {blocks} are zero, and so are their gradients"
+            yield finding("F401", Severity.ERROR, node.name, seen, edits=evidence.redraw(node.name))
 
 
 def _opened(evidence: Evidence, stuck: Sequence[str]) -> dict[str, str]:
@@ -191,7 +202,11 @@ def _cut(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> bo
     return judged and bool(signal.rms) and signal.grad_rms == 0 and not explained
 
 
+def _has_zero_block(node: ParameterNode, signal: ParameterSignal) -> bool:
+    return node.role not in BESIDE and any(block.zero for block in signal.blocks)
+
+
 def _something_is_zero(evidence: Evidence) -> bool:
-    if any(_stuck(evidence, node, signal) for node, signal in evidence.parameters()):
+    if any(_stuck(evidence, node, signal) or _has_zero_block(node, signal) for node, signal in evidence.parameters()):
         return True
     return any((layer.dead or 0) > 0.5 for layer in evidence.signals.layers)

@@ -95,7 +95,7 @@ def _equal_outputs(evidence: Evidence) -> Iterator[Finding]:
 
 def _zero_blocks(node: ParameterNode, signal: ParameterSignal) -> float:
     """The share of the rows that equal another because a block of a packed weight starts at zero, as queries may."""
-    zero = {block.name for block in signal.blocks if block.std == 0 == block.mean}
+    zero = {block.name for block in signal.blocks if block.zero}
     rows = sum(len(part) for block in node.axes.blocks if block.name in zero for part in block.rows)
     return (rows - 1) / node.shape[0] if rows and not node.feedback else 0.0
 

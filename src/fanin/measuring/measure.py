@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
@@ -15,9 +15,9 @@ from fanin.examples import LOSSES, loss_named
 from fanin.graph import BESIDE, Graph
 from fanin.measuring.losses import Loss
 from fanin.measuring.parameters import observe, observe_buffer, twins_of
-from fanin.measuring.running import Observed, run
+from fanin.measuring.running import Observed, Part, run
 from fanin.measuring.watching import Selector
-from fanin.observations import ParameterSignal
+from fanin.observations import BlockSignal, ParameterSignal
 from fanin.signals import Signals
 from fanin.tracing import trace
 from fanin.tracing.capture import tensors_in
@@ -82,7 +82,7 @@ def measure(
     call = as_call(inputs)
     _require_numbers(call)
     asked = {
-        "zeros": frozenset(fact.name for fact in facts if _may_block(fact, graph)),
+        "zeros": frozenset(part for fact in facts for part in _may_block(fact, graph)),
         "repeating": frozenset(fact.name for fact in facts if fact.duplicate_columns),
     }
     observed, notes = _observe_run(model, entries, graph, call, loss, training, selector(model, layers), asked)
@@ -101,10 +101,15 @@ def _loss_of(given: Loss | str | None) -> Loss | None:
     return given
 
 
-def _may_block(fact: ParameterSignal, graph: Graph) -> bool:
-    """Whether a parameter is all zero, and not merely added to something."""
+def _may_block(fact: ParameterSignal, graph: Graph) -> Iterator[Part]:
+    """A parameter that is all zero, or the blocks of it that are, unless it is merely added to something."""
     node = graph[fact.name]
-    return fact.constant and not fact.rms and not node.frozen and node.role not in BESIDE
+    if node.frozen or node.role in BESIDE:
+        return
+    if fact.constant and not fact.rms:
+        yield fact.name, ""
+    elif not fact.non_finite:
+        yield from ((fact.name, block.name) for block in fact.blocks if block.zero)
 
 
 def _require_numbers(call: Call) -> None:
@@ -147,7 +152,7 @@ def _observe_run(
     loss: Loss | None,
     training: bool,
     selected: Selector,
-    asked: dict[str, frozenset[str]],
+    asked: dict[str, Any],
 ) -> tuple[Observed, tuple[str, ...]]:
     axes = {entry.name: graph[entry.name].axes for entry in entries}
     try:
@@ -190,12 +195,18 @@ def _complete(signals: Signals, observed: Observed, call: Call, notes: tuple[str
 def _with_gradient(fact: ParameterSignal, graph: Graph, observed: Observed, backward: bool) -> ParameterSignal:
     gradient: dict[str, Any] = observed.gradients.get(fact.name, {})
     if backward and not graph[fact.name].frozen:
-        asked = {"influential": observed.influential.get(fact.name), "blocked": observed.blocked.get(fact.name)}
+        asked = {"influential": observed.influential.get(fact.name), "blocked": observed.blocked.get((fact.name, ""))}
         gradient = {"reached": False, **asked, **gradient}
+        fact = replace(fact, blocks=tuple(_block_with_gradient(fact.name, block, observed) for block in fact.blocks))
     used = observed.effective.get(fact.name)
     if used is not None:
         gradient = {**gradient, "effective_std": used.std, "effective_duplicates": used.duplicates}
     return replace(fact, **gradient)
+
+
+def _block_with_gradient(name: str, block: BlockSignal, observed: Observed) -> BlockSignal:
+    part = (name, block.name)
+    return replace(block, grad_rms=observed.block_gradients.get(part), blocked=observed.blocked.get(part))
 
 
 def _precision() -> str:

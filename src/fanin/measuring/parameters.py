@@ -107,10 +107,17 @@ def _blocks(values: torch.Tensor, axes: Axes) -> tuple[BlockSignal, ...]:
         return ()
     found = []
     for block in axes.blocks:
-        rows = torch.tensor([row for part in block.rows for row in part], device=values.device)
-        std, mean = torch.std_mean(values.index_select(axes.out_axis[0], rows).double(), correction=0)
+        std, mean = torch.std_mean(block_of(values, axes, block.name).double(), correction=0)
         found.append(BlockSignal(block.name, mean.item(), std.item()))
     return tuple(found)
+
+
+def block_of(values: torch.Tensor, axes: Axes, name: str) -> torch.Tensor:
+    """A named block of packed values, as memory of its own; all values as they are for the empty name."""
+    if not name:
+        return values
+    rows = [row for block in axes.blocks if block.name == name for part in block.rows for row in part]
+    return values.index_select(axes.out_axis[0], torch.tensor(rows, device=values.device))
 
 
 def _duplicates(values: torch.Tensor, axes: Axes, of: tuple[int, ...]) -> float:

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from fanin.fans import Axes
 from fanin.measuring.losses import Loss, Start, start_of
-from fanin.measuring.parameters import along, equal_groups, local, observe_gradient, shared_gradient
+from fanin.measuring.parameters import along, block_of, equal_groups, local, observe_gradient, shared_gradient
 from fanin.measuring.statistics import scale_of
 from fanin.measuring.trails import Trail, leave, tensors_in, trail_of
 from fanin.measuring.watching import Effective, Selector, Watch
@@ -38,6 +38,10 @@ NOISE = 1e-6
 """Between two runs of the same values that sum in another order, beside the largest value."""
 
 
+Part = tuple[str, str]
+"""A parameter by its name, and one of its blocks by its own; the empty name for all of the parameter."""
+
+
 @dataclass
 class Observed:
     """What one run gave."""
@@ -48,7 +52,8 @@ class Observed:
     effective: dict[str, Effective] = field(default_factory=dict)
     start: Start | None = None
     influential: dict[str, bool] = field(default_factory=dict)
-    blocked: dict[str, bool] = field(default_factory=dict)
+    block_gradients: dict[Part, float] = field(default_factory=dict)
+    blocked: dict[Part, bool] = field(default_factory=dict)
 
 
 def run(
@@ -60,7 +65,7 @@ def run(
     *,
     training: bool,
     selected: Selector,
-    zeros: frozenset[str] = frozenset(),
+    zeros: frozenset[Part] = frozenset(),
     repeating: frozenset[str] = frozenset(),
 ) -> Observed:
     """Run a copy of a model forward and backward, and measure on the way.
@@ -97,13 +102,19 @@ def run(
             # The hooks on parameters hold what was observed; with the graph in it, nothing would ever be freed.
             observed.start = replace(observed.start, scalar=observed.start.scalar.detach())
             _ask_influence(isolated.model, call, stand_ins, entries, observed, returned)
-            shut = [name for name in zeros if (found := observed.gradients.get(name)) and not found["grad_rms"]]
+            shut = [part for part in zeros if _gradient_of(part, observed) == 0]
             if shut:
                 trained = {e.name: stand_ins[id(e.parameter)] for e in entries if e.parameter.requires_grad}
-                observed.blocked = _ask_opening(isolated.model, call, loss, trained, shut)
+                observed.blocked = _ask_opening(isolated.model, call, loss, trained, axes, shut)
         observed.effective = watch.effective
         observed.layers = _named(watch)
         return observed
+
+
+def _gradient_of(part: Part, observed: Observed) -> float | None:
+    name, block = part
+    found = observed.block_gradients.get(part) if block else observed.gradients.get(name, {}).get("grad_rms")
+    return None if found is None else float(found)
 
 
 def _shared(value: torch.Tensor) -> torch.Tensor:
@@ -137,11 +148,12 @@ def _watch_gradient(
     name: str,
     axes: Axes,
     observed: Observed,
-    zeros: frozenset[str],
+    zeros: frozenset[Part],
     repeating: frozenset[str],
 ) -> None:
     if not stand_in.requires_grad:
         return
+    blocks = [block for other, block in zeros if other == name and block]
 
     def note(parameter: torch.Tensor) -> None:
         if parameter.grad is not None:
@@ -151,8 +163,11 @@ def _watch_gradient(
                 if name in repeating and found["grad_rms"]:
                     shared = shared_gradient(local(parameter), local(parameter.grad), axes)
                     found["grad_duplicate_columns"] = shared
-                if name in zeros and found["grad_rms"]:
+                if (name, "") in zeros and found["grad_rms"]:
                     found |= equal_groups(local(parameter.grad), axes)
+                for block in blocks:
+                    rms = scale_of(block_of(local(parameter.grad), axes, block)).rms
+                    observed.block_gradients[name, block] = rms
                 observed.gradients[name] = found
             parameter.grad = None
 
@@ -211,9 +226,14 @@ def _changes(model: nn.Module, call: Call, parameters: dict[str, torch.Tensor], 
 
 
 def _ask_opening(
-    model: nn.Module, call: Call, loss: Loss | None, trained: dict[str, torch.Tensor], shut: list[str]
-) -> dict[str, bool]:
-    """Of parameters that are zero and have no gradient: whether training, which moves what has one, leaves them so.
+    model: nn.Module,
+    call: Call,
+    loss: Loss | None,
+    trained: dict[str, torch.Tensor],
+    axes: dict[str, Axes],
+    shut: list[Part],
+) -> dict[Part, bool]:
+    """Of what is zero and has no gradient: whether training, which moves what has one, leaves it so.
 
     A zero head passes nothing back until it has moved, and then the zero gates behind it are next: so what is zero
     and receives a gradient is given small values, and asked again. The rows of a table that were not looked up stay.
@@ -229,30 +249,36 @@ def _ask_opening(
                 return {}
             gradients = torch.autograd.grad(start.scalar, list(trained.values()), allow_unused=True)
             moved = _move_zeros(trained, gradients, generator)
-            closed = [name for name in closed if name not in moved]
-            if not closed or moved <= tried:
+            closed = [part for part in closed if not _in_part(moved, part, axes)]
+            if not closed or moved.keys() <= tried:
                 break
-            tried |= moved
+            tried |= moved.keys()
     except Exception:  # a model may raise anything when its parameters are others
         return {}
     finally:
         for name, parameter in trained.items():
             parameter.data = before[name]
-    return {name: name in closed for name in shut}
+    return {part: part in closed for part in shut}
+
+
+def _in_part(moved: dict[str, torch.Tensor], part: Part, axes: dict[str, Axes]) -> bool:
+    """Whether any value of a part was moved."""
+    name, block = part
+    return name in moved and bool(block_of(moved[name], axes[name], block).any())
 
 
 def _move_zeros(
     trained: dict[str, torch.Tensor], gradients: tuple[torch.Tensor | None, ...], generator: torch.Generator
-) -> set[str]:
-    """Give small values to what is zero and has a gradient; the names of the parameters in which there was any."""
-    moved = set()
+) -> dict[str, torch.Tensor]:
+    """Give small values to what is zero and has a gradient; by parameter, which values those were, where any."""
+    moved = {}
     for (name, parameter), found in zip(trained.items(), gradients, strict=True):
         if found is None:
             continue
         gradient = found.to_dense() if found.is_sparse else found
         opened = (parameter.data == 0) & (gradient != 0)
         if bool(opened.any()):
-            moved.add(name)
+            moved[name] = opened
             noise = torch.randn(parameter.shape, generator=generator).to(parameter)
             parameter.data = parameter.data + MOVED * noise * opened  # memory of its own
     return moved
