@@ -61,9 +61,9 @@ def test_a_drawn_weight_is_healthy() -> None:
         ({"non_finite": 1e-5}, "F104", "error"),
         ({"max": 2.0**24, "outlier": 9.0}, "F105", "error"),
         ({"subnormal": 0.002}, "F105", "error"),
-        ({"outlier": 15.0, "max": 1.15}, "F106", "note"),
-        ({"outlier": 20.0, "max": 1.4}, "F106", "warning"),
-        ({"outlier": 100.0, "max": 2.0}, "F106", "error"),
+        ({"outlier": 15.0, "max": 1.15, "tail_power": 0.1}, "F106", "note"),
+        ({"outlier": 20.0, "max": 1.4, "tail_power": 0.3}, "F106", "warning"),
+        ({"outlier": 100.0, "max": 2.0, "tail_power": 0.6}, "F106", "error"),
         ({"zero": 0.25, "duplicate_rows": 15 / 64}, "F107", "error"),
         ({"rms": 0.088 * 5.1, "std": 0.088 * 5.1}, "F201", "warning"),
         ({"rms": 0.088 * 26, "std": 0.088 * 26}, "F201", "error"),
@@ -310,7 +310,10 @@ def test_zero_scale(where: dict[str, Any], changed: dict[str, Any], found: str |
 
 def test_a_tensor_of_few_values_has_no_outliers() -> None:
     for shape, found in (((8, 8), "error"), ((7, 8), None)):
-        assert codes([node(shape=shape)], [signal(shape=shape, outlier=100.0, max=2.0)]).get("F106") == found
+        assert (
+            codes([node(shape=shape)], [signal(shape=shape, outlier=100.0, max=2.0, tail_power=0.6)]).get("F106")
+            == found
+        )
 
 
 def test_structure_may_repeat_where_draws_may_not() -> None:

@@ -11,6 +11,9 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any, Self
 
+SIGMAS = 10.0
+"""Beyond ten standard deviations a normal law has 1.5·10⁻²³ of its values: none in any model."""
+
 
 class Kind(StrEnum):
     """What an operation does to the signal."""
@@ -191,6 +194,8 @@ class BlockSignal(Observation):
     Args:
         name: what its rows compute.
         mean, std: of its values.
+        bulk: its standard deviation, taken from the interquartile range: outliers do not raise it. 0 of fewer values
+            than quartiles need.
         grad_rms: root mean square of its gradient; None unless all its values are zero and a gradient arrived.
         blocked: of a block that is all zero and whose gradient is: as of a parameter; else None.
     """
@@ -198,6 +203,7 @@ class BlockSignal(Observation):
     name: str
     mean: float
     std: float
+    bulk: float = 0.0
     grad_rms: float | None = None
     blocked: bool | None = None
 
@@ -221,7 +227,9 @@ class ParameterSignal(Observation):
         zero: the share of values that are exactly 0.
         non_finite: the share of values that are infinite or not a number.
         outlier: the largest distance from the median, in standard deviations; these are taken from the interquartile
-            range, so outliers do not hide themselves. √(2 ln n) is expected of n normal values, √3 of uniform ones.
+            range, so outliers do not hide themselves. √(2 ln n) is expected of n normal values, √3 of uniform ones. Of
+            a packed weight, that of the block in which it is largest.
+        tail_power: the share of the sum of squares in values over ten such standard deviations from the median.
         subnormal: the share of values that are too small to be normal numbers of its dtype.
         effective_std: of the weight that the layer computed with, where a parametrization makes it from this one.
         effective_duplicates: of that weight: the share of units along one of its axes that equal an earlier one, of the
@@ -268,6 +276,7 @@ class ParameterSignal(Observation):
     zero: float = 0.0
     non_finite: float = 0.0
     outlier: float = 0.0
+    tail_power: float = 0.0
     subnormal: float = 0.0
     effective_std: float | None = None
     effective_duplicates: float | None = None

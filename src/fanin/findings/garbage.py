@@ -11,8 +11,8 @@ from fanin.findings.evidence import DRAWN, FAR, FORMING, Evidence
 from fanin.findings.registry import finding, register
 from fanin.findings.scales import LARGE, SMALL
 from fanin.graph import ParameterNode, Role
-from fanin.observations import Kind, ParameterSignal
-from fanin.schemes import Normal
+from fanin.observations import SIGMAS, Kind, ParameterSignal
+from fanin.schemes import Normal, Packed, Scheme, Zeros
 
 ERASING = 2.0**23
 """1/ε of float32: whatever of unit size is added to such a number is lost."""
@@ -20,8 +20,6 @@ SUBNORMAL = 1e-3
 """A normal law of std 1e-30 has one in 10⁸ values below the smallest normal number; one in a thousand is no draw."""
 LOWEST = 3e38
 """The lowest number of float32 and bfloat16, which masks are filled with, and infinity, are beyond."""
-SIGMAS = 10.0
-"""Beyond ten standard deviations a normal law has 1.5·10⁻²³ of its values: none in any model."""
 
 
 @register(
@@ -153,23 +151,20 @@ standard deviation by less than 15 %."""
 def outliers(evidence: Evidence) -> Iterator[Finding]:
     """Values far outside of the bulk."""
     for node, signal in evidence.drawn():
-        distance = _distance(node, signal)
-        if distance > SIGMAS and max(abs(signal.min), abs(signal.max)) <= ERASING:
-            bulk = max(abs(signal.min), abs(signal.max)) / distance
-            power = max(1 - (bulk / signal.rms) ** 2, 0.0)
+        # Zeros and few values leave no bulk.
+        judged = signal.zero <= 0.25 and not signal.constant and signal.elements >= BULK
+        if judged and signal.outlier > SIGMAS and max(abs(signal.min), abs(signal.max)) <= ERASING:
+            power, away = signal.tail_power, signal.outlier
             severity = Severity.ERROR if power > HALF else Severity.WARNING if power > QUARTER else Severity.NOTE
-            seen = f"a value {distance:.0f} standard deviations from the median; outliers hold {power:.1%} of the power"
-            yield finding("F106", severity, node.name, seen, edits=(Edit(node.name, Normal(bulk)),))
+            seen = f"a value {away:.0f} standard deviations from the median; outliers hold {power:.1%} of the power"
+            yield finding("F106", severity, node.name, seen, edits=(Edit(node.name, _without_tails(signal)),))
 
 
-def _distance(node: ParameterNode, signal: ParameterSignal) -> float:
-    """In units of the widest block's std where blocks differ; 0 where zeros or few values leave no bulk."""
-    if signal.zero > 0.25 or signal.constant or signal.elements < BULK:
-        return 0.0
-    widest = max((block.std for block in signal.blocks), default=0.0)
-    if widest:
-        return min(signal.outlier, max(abs(signal.min), abs(signal.max)) / widest)
-    return signal.outlier
+def _without_tails(signal: ParameterSignal) -> Scheme:
+    """A normal law as wide as the bulk; each block's own, where there are blocks."""
+    if not signal.blocks:
+        return Normal(max(abs(signal.min), abs(signal.max)) / signal.outlier)
+    return Packed.of({block.name: Normal(block.bulk) if block.bulk else Zeros() for block in signal.blocks})
 
 
 @register(

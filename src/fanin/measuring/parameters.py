@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ import torch
 from fanin.fans import Axes
 from fanin.graph import ParameterNode
 from fanin.measuring.statistics import real_parts, sample_flat, scale_of, zero_share
-from fanin.observations import BlockSignal, BufferSignal, ParameterSignal
+from fanin.observations import SIGMAS, BlockSignal, BufferSignal, ParameterSignal
 from fanin.tracing.names import NamedParameter
 
 _PROBES = 16
@@ -19,6 +20,9 @@ _PROBES = 16
 
 _QUARTILE_SAMPLE = 4096
 """Values from which quartiles are taken: σ to within 3 %, at a tenth of the cost of sorting a whole sample."""
+
+_FEW = 64
+"""Of fewer values the quartiles say little of the standard deviation: with 64 it is off by a fifth at two sigma."""
 
 _DISTINCT = 256
 """Values that are compared with each other."""
@@ -45,12 +49,14 @@ def observe(entry: NamedParameter, node: ParameterNode) -> ParameterSignal:
         return ParameterSignal(entry.name, shape, dtype, meta=values.is_meta)
     scale = scale_of(values)
     axes = node.axes if tuple(values.shape) == shape else Axes(in_axis=(), out_axis=())
+    power = scale.rms**2 * values.numel()
     values = real_parts(values)  # a last axis more, which is of no unit
     sample = sample_flat(values, _QUARTILE_SAMPLE)
     finite = sample[torch.isfinite(sample)]
     columns = _duplicates(values, axes, axes.in_axis)
     whole = torch.nan_to_num(values, 0.0, 0.0, 0.0) if scale.non_finite else values
     low, high = (float(bound) for bound in torch.aminmax(whole))
+    blocks, bulks = _blocks(values, axes)
     return ParameterSignal(
         name=entry.name,
         shape=shape,
@@ -62,7 +68,8 @@ def observe(entry: NamedParameter, node: ParameterNode) -> ParameterSignal:
         max=high,
         zero=zero_share(values),
         non_finite=scale.non_finite,
-        outlier=_outlier(finite, low, high),
+        outlier=max(bulk.outlier for bulk in bulks),
+        tail_power=sum(bulk.tails for bulk in bulks) / power if power else 0.0,
         subnormal=_subnormal(finite, values.dtype),
         duplicate_rows=_duplicates(values, axes, axes.out_axis),
         duplicate_columns=columns,
@@ -70,7 +77,7 @@ def observe(entry: NamedParameter, node: ParameterNode) -> ParameterSignal:
         equal_vectors=_is_one_vector(values, 0.0),
         duplicate_slices=duplicate_share(values, axes.batch_axis) if axes.batch_axis else 0.0,
         repeats=_repeats(values, stacked=0 in axes.out_axis[:1] and len(axes.out_axis) > 1),
-        blocks=_blocks(values, axes),
+        blocks=blocks,
         padding_rms=None if node.padding_row is None else scale_of(values[node.padding_row]).rms,
     )
 
@@ -88,13 +95,37 @@ def _std(values: torch.Tensor, mean: float, rms: float, broken: bool) -> float:
     return float(values.double().std(correction=0).item())
 
 
-def _outlier(sample: torch.Tensor, low: float, high: float) -> float:
-    if sample.numel() < 2 or low == high:
-        return 0.0
-    ordered = sample.sort().values
-    first, middle, third = (ordered[int(share * (ordered.numel() - 1))].item() for share in (0.25, 0.5, 0.75))
-    sigma = (third - first) / _QUARTILES or float(sample.std(correction=0))
-    return max(high - middle, middle - low) / sigma if sigma else 0.0
+@dataclass(frozen=True, slots=True)
+class _Bulk:
+    """Where most values of a matrix lie, and which do not.
+
+    Args:
+        std: taken from the interquartile range.
+        outlier: the largest distance from the median, in these.
+        tails: the sum of squares of what is over ten of these away.
+    """
+
+    std: float = 0.0
+    outlier: float = 0.0
+    tails: float = 0.0
+
+    @classmethod
+    def of(cls, values: torch.Tensor) -> _Bulk:
+        """Measure one matrix."""
+        sample = sample_flat(values, _QUARTILE_SAMPLE)
+        ordered = sample[torch.isfinite(sample)].sort().values
+        low, high = (float(bound) for bound in torch.aminmax(torch.nan_to_num(values, 0.0, 0.0, 0.0)))
+        if ordered.numel() < 2 or low == high:
+            return cls()
+        first, middle, third = (ordered[int(share * (ordered.numel() - 1))].item() for share in (0.25, 0.5, 0.75))
+        sigma = (third - first) / _QUARTILES or float(ordered.std(correction=0))
+        farthest = max(high - middle, middle - low) / sigma if sigma else 0.0
+        return cls(sigma, farthest, _tails(values, middle, SIGMAS * sigma) if farthest > SIGMAS else 0.0)
+
+
+def _tails(values: torch.Tensor, middle: float, distance: float) -> float:
+    far = values[torch.isfinite(values) & ((values - middle).abs() > distance)]
+    return float(far.double().square().sum())
 
 
 def _subnormal(sample: torch.Tensor, dtype: torch.dtype) -> float:
@@ -102,14 +133,18 @@ def _subnormal(sample: torch.Tensor, dtype: torch.dtype) -> float:
     return float(tiny.sum()) / max(sample.numel(), 1)
 
 
-def _blocks(values: torch.Tensor, axes: Axes) -> tuple[BlockSignal, ...]:
+def _blocks(values: torch.Tensor, axes: Axes) -> tuple[tuple[BlockSignal, ...], tuple[_Bulk, ...]]:
+    """The named blocks, and the bulk of each of them; without blocks that of the whole."""
     if not axes.blocks or len(axes.out_axis) != 1:
-        return ()
-    found = []
-    for block in axes.blocks:
-        std, mean = torch.std_mean(block_of(values, axes, block.name).double(), correction=0)
-        found.append(BlockSignal(block.name, mean.item(), std.item()))
-    return tuple(found)
+        return (), (_Bulk.of(values),)
+    parts = {block.name: block_of(values, axes, block.name) for block in axes.blocks}
+    bulks = {name: _Bulk.of(part) if part.numel() >= _FEW else _Bulk() for name, part in parts.items()}
+    return tuple(_block(part, name, bulks[name].std) for name, part in parts.items()), tuple(bulks.values())
+
+
+def _block(values: torch.Tensor, name: str, bulk: float) -> BlockSignal:
+    std, mean = torch.std_mean(values.double(), correction=0)
+    return BlockSignal(name, mean.item(), std.item(), bulk)
 
 
 def block_of(values: torch.Tensor, axes: Axes, name: str) -> torch.Tensor:
