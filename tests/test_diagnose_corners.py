@@ -342,3 +342,28 @@ def test_a_small_table_before_a_norm_is_no_error(direct: bool) -> None:
 
     found = [item for item in judged(tokens, torch.arange(48).view(4, 12)).findings if item.code == "F301"]
     assert [item.severity for item in found] == [Severity.WARNING if direct else Severity.ERROR]
+
+
+class Buffered(nn.Module):
+    """A constant that is added to the input."""
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.head = nn.Linear(48, 4)
+        self.register_buffer("values", values)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(x + self.values)
+        return result
+
+
+def test_memory_that_nothing_wrote_is_found_in_a_buffer_whatever_it_holds() -> None:
+    bits = torch.randint(-(2**31), 2**31 - 1, (64, 48), generator=torch.Generator().manual_seed(3))
+    raw = bits.int().view(torch.float32)
+    raw = torch.where(raw.isfinite(), raw, 1.0)
+    assert raw.abs().max() > 3e38, "as large as what a mask is filled with"
+    assert ("F105", "values") in serious(judged(lambda: Buffered(raw), drawn(4, 64, 48)))
+    decays = torch.exp(-torch.arange(48.0) * 2.2).expand(64, 48)
+    assert ((decays > 0) & (decays < 1e-38)).any(), "a window's far end"
+    mask = torch.where(torch.arange(48) > 40, torch.finfo(torch.float32).min, decays)
+    assert "F105" not in judged(lambda: Buffered(mask), drawn(4, 64, 48)).codes

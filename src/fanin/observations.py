@@ -15,6 +15,12 @@ SIGMAS = 10.0
 """Beyond ten standard deviations a normal law has 1.5·10⁻²³ of its values: none in any model."""
 
 
+ERASING = 2.0**23
+"""1/ε of float32: whatever of unit size is added to such a number is lost."""
+LOWEST = 3e38
+"""The lowest number of float32 and bfloat16, which masks are filled with, and infinity, are beyond."""
+
+
 class Kind(StrEnum):
     """What an operation does to the signal."""
 
@@ -336,6 +342,7 @@ class BufferSignal(Observation):
         non_finite: the share of values that are infinite or not a number, masks' infinities included.
         not_a_number: the share of values that are not a number.
         subnormal: the share of values that are too small to be normal numbers of its dtype.
+        erasing: the largest absolute value over 1/ε that is no lowest number, with which masks are filled; 0 without.
     """
 
     name: str
@@ -347,3 +354,4 @@ class BufferSignal(Observation):
     non_finite: float = 0.0
     not_a_number: float = 0.0
     subnormal: float = 0.0
+    erasing: float = 0.0

@@ -11,15 +11,11 @@ from fanin.findings.evidence import DRAWN, FAR, FORMING, Evidence
 from fanin.findings.registry import finding, register
 from fanin.findings.scales import LARGE, SMALL
 from fanin.graph import ParameterNode, Role
-from fanin.observations import SIGMAS, Kind, ParameterSignal
+from fanin.observations import ERASING, SIGMAS, Kind, ParameterSignal
 from fanin.schemes import Normal, Packed, Scheme, Zeros
 
-ERASING = 2.0**23
-"""1/ε of float32: whatever of unit size is added to such a number is lost."""
 SUBNORMAL = 1e-3
 """A normal law of std 1e-30 has one in 10⁸ values below the smallest normal number; one in a thousand is no draw."""
-LOWEST = 3e38
-"""The lowest number of float32 and bfloat16, which masks are filled with, and infinity, are beyond."""
 
 
 @register(
@@ -127,8 +123,8 @@ def uninitialized(evidence: Evidence) -> Iterator[Finding]:
         yield finding("F105", Severity.ERROR, node.name, seen, edits=evidence.redraw(node.name))
     for buffer in evidence.signals.buffers:
         # Each alone may be meant in a buffer: a mask of the lowest number, a window's far end.
-        if buffer.subnormal > SUBNORMAL and ERASING < buffer.max < LOWEST and buffer.dtype != "float16":
-            seen = f"a buffer: {buffer.subnormal:.1%} of its values are subnormal, others up to {buffer.max:.3g}"
+        if buffer.subnormal > SUBNORMAL and buffer.erasing and buffer.dtype != "float16":
+            seen = f"a buffer: {buffer.subnormal:.1%} of its values are subnormal, others up to {buffer.erasing:.3g}"
             yield finding("F105", Severity.ERROR, buffer.name, seen)
 
 

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.evidence import Evidence, weight_rms
 from fanin.findings.factors import learned_factor, of_unit_vectors
-from fanin.findings.garbage import ERASING
 from fanin.findings.registry import finding, register
 from fanin.graph import BESIDE, ParameterNode, Role
-from fanin.observations import Kind, ParameterSignal
+from fanin.observations import ERASING, Kind, ParameterSignal
 from fanin.schemes import Constant, Ones, Zeros
 from fanin.signals import OF_STANDARD
 

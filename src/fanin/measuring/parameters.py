@@ -12,7 +12,7 @@ import torch
 from fanin.fans import Axes
 from fanin.graph import ParameterNode
 from fanin.measuring.statistics import real_parts, sample_flat, scale_of, zero_share
-from fanin.observations import SIGMAS, BlockSignal, BufferSignal, ParameterSignal
+from fanin.observations import ERASING, LOWEST, SIGMAS, BlockSignal, BufferSignal, ParameterSignal
 from fanin.tracing.names import NamedParameter
 
 _PROBES = 16
@@ -385,4 +385,11 @@ def observe_buffer(name: str, buffer: torch.Tensor) -> BufferSignal:
         non_finite=scale.non_finite,
         not_a_number=broken,
         subnormal=_subnormal(sample_flat(values, _QUARTILE_SAMPLE).to(values.dtype), values.dtype),
+        erasing=_erasing(values) if scale.max > ERASING else 0.0,
     )
+
+
+def _erasing(values: torch.Tensor) -> float:
+    sizes = values.abs()
+    found = sizes[(sizes > ERASING) & (sizes < LOWEST)]
+    return float(found.max()) if found.numel() else 0.0
