@@ -54,3 +54,23 @@ def test_blocks_of_other_scales_are_no_outliers_of_each_other() -> None:
         weight[:32] *= 0.02
 
     assert "F106" not in judged(lambda: attention(queries))[1].codes
+
+
+def gated(inputs: int, fill: Callable[[torch.Tensor], object] | None) -> Case:
+    model = nn.LSTM(inputs, 32)
+    for weight in (model.weight_ih_l0, model.weight_hh_l0) if fill else ():
+        fill(weight)
+    return Case(model, torch.randn(10, 4, inputs))
+
+
+def test_gates_that_are_drawn_as_one_are_told() -> None:
+    def by_gate(weight: torch.Tensor) -> None:
+        for gate in weight.detach().chunk(4):
+            nn.init.xavier_uniform_(gate)
+
+    told = [
+        item.place for item in judged(lambda: gated(24, nn.init.xavier_uniform_))[1].findings if item.code == "F209"
+    ]
+    assert told == ["weight_ih_l0", "weight_hh_l0"]
+    assert "F209" not in judged(lambda: gated(24, by_gate))[1].codes
+    assert "F209" not in judged(lambda: gated(64, None))[1].codes, "torch's default, of the same std by accident"

@@ -213,7 +213,7 @@ def _near(std: float, candidate: float, signal: ParameterSignal) -> bool:
     "F209",
     "packed matrices drawn as one",
     why="Xavier's rule on a packed tensor counts the rows of all blocks as one fan_out, so that each block gets less "
-    "than its share: √2 for packed queries, keys and values",
+    "than its share: √2 for packed queries, keys and values, up to √2.5 for the gates of an LSTM",
     threshold="a std that agrees, within sampling, with Xavier for the whole tensor and not for its blocks",
     remedy="draw each block by its own fans",
     source="pytorch/pytorch#166378",
@@ -221,7 +221,10 @@ def _near(std: float, candidate: float, signal: ParameterSignal) -> bool:
 def packed_as_one(evidence: Evidence) -> Iterator[Finding]:
     """Xavier over a packed tensor."""
     for node, signal in evidence.parameters():
-        if node.role is not Role.LINEAR or len(node.axes.blocks) < 2 or len(node.shape) != 2:
+        if node.role not in (Role.LINEAR, Role.RECURRENT) or len(node.axes.blocks) < 2 or len(node.shape) != 2:
+            continue
+        # Of an LSTM with twice as many inputs as units, torch's default is the same number.
+        if node.default is not None and _is_default(node, signal):
             continue
         together = math.sqrt(2 / (node.shape[0] + node.shape[1]))
         if (
