@@ -367,3 +367,28 @@ def test_memory_that_nothing_wrote_is_found_in_a_buffer_whatever_it_holds() -> N
     assert ((decays > 0) & (decays < 1e-38)).any(), "a window's far end"
     mask = torch.where(torch.arange(48) > 40, torch.finfo(torch.float32).min, decays)
     assert "F105" not in judged(lambda: Buffered(mask), drawn(4, 64, 48)).codes
+
+
+class Untracked(nn.Module):
+    """A network, all or the first half of which is run without gradients."""
+
+    def __init__(self, body: nn.Sequential, untracked: int) -> None:
+        super().__init__()
+        self.body, self.untracked = body, untracked
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x = self.body[: self.untracked](x)
+        result: Tensor = self.body[self.untracked :](x.requires_grad_())
+        return result
+
+
+def test_a_model_none_of_which_learns_is_an_error() -> None:
+    for untracked, severity in ((2, Severity.WARNING), (3, Severity.ERROR)):
+        diagnosis = judged(
+            lambda part=untracked: Untracked(network(), part), drawn(32, 16), lambda out: out.square().mean()
+        )
+        assert {(item.code, item.severity) for item in diagnosis.findings} == {("F405", severity)}
+    detached = judged(network, drawn(32, 16), lambda output: output.detach().square().mean())
+    assert ("F405", "0.weight") in serious(detached)
+    assert judged(lambda: network().requires_grad_(False), drawn(32, 16), lambda output: output.square().mean()).ok

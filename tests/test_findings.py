@@ -276,8 +276,16 @@ def test_zeros_block_unless_they_move() -> None:
 
 
 def test_parameters_that_are_not_reached() -> None:
-    assert codes([node()], [signal(reached=False)], loss_from="given") == {"F405": "warning"}
-    assert codes([node(exercised=False)], [signal(reached=False)], loss_from="given") == {"F405": "note"}
+    others, reached = (
+        [node(), node("on.weight", shape=(64, 128))],
+        signal("on.weight", (64, 128), reached=True, grad_rms=1.0),
+    )
+    assert codes(others, [signal(reached=False), reached], loss_from="given") == {"F405": "warning"}
+    others[0] = node(exercised=False)
+    assert codes(others, [signal(reached=False), reached], loss_from="given") == {"F405": "note"}
+    assert codes([node()], [signal(reached=False)], loss_from="given") == {"F405": "error"}
+    assert codes([node(exercised=False)], [signal(reached=False)], loss_from="given") == {"F405": "error"}
+    assert codes([node()], [signal()], loss=1.0) == {"F405": "error"}
     assert codes([node(frozen=True)], [signal(reached=False)], loss_from="given") == {}
 
 

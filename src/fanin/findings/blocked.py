@@ -151,32 +151,47 @@ def _stuck(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> 
     why="what receives no gradient does not learn; an optimizer with weight decay shrinks it all the same",
     threshold="it is used, and no gradient arrives, or one that is exactly zero although nothing that is zero or dead "
     "stands in its way, and it is in no copy of a trained module, such as a target network; a note when the run did "
-    "not use it at all, or nothing that the model returned depends on it; an error when that is so of every weight",
+    "not use it at all, or nothing that the model returned depends on it; an error when any of these is so of every "
+    "weight",
     remedy="call it, remove it, freeze it, or take away the detach or rounding behind it",
     source="torch.nn.parallel.DistributedDataParallel: find_unused_parameters",
 )
 def not_reached(evidence: Evidence) -> Iterator[Finding]:
     """Parameters without a gradient."""
-    if not evidence.signals.has_gradients or not evidence.finite:
+    if not evidence.finite:
+        return
+    if not evidence.signals.has_gradients:
+        names = [node.name for node, _ in evidence.parameters()]
+        if names and evidence.signals.loss is not None:  # without a loss, what is put out may be choices
+            seen = "the loss depends on no parameter, so that nothing is trained"
+            yield finding("F405", Severity.ERROR, names[0], seen, places=names[1:])
         return
     unused = [node.name for node, signal in evidence.parameters() if _unused(node, signal)]
     if unused:
         seen = "the run did not use it" + (f", nor {len(unused) - 1} more" if len(unused) > 1 else "")
-        yield finding("F405", Severity.NOTE, unused[0], seen, places=unused[1:])
+        severity = Severity.ERROR if {node.name for node, _ in _weights(evidence)} <= set(unused) else Severity.NOTE
+        yield finding("F405", severity, unused[0], seen, places=unused[1:])
     cut = [
         (node.name, signal)
         for node, signal in evidence.parameters()
         if _cut(evidence, node, signal) and not evidence.is_copy(node.name)
     ]
     needless = Severity.ERROR if _all_needless(evidence) else Severity.NOTE
+    learns = any(signal.grad_rms for _, signal in _weights(evidence))
+    untrained = Severity.WARNING if learns else Severity.ERROR
     for needed, severity, words in (
-        (True, Severity.WARNING, "no gradient arrives here"),
+        (True, untrained, "no gradient arrives here"),
         (False, needless, "nothing that the model returned for these inputs depends on it"),
     ):
         names = [name for name, signal in cut if (signal.influential is not False) is needed]
         if names:
             more = f"; nor at {len(names) - 1} more" if needed else f"; nor on {len(names) - 1} more"
             yield finding("F405", severity, names[0], f"{words}{more if len(names) > 1 else ''}", places=names[1:])
+
+
+def _weights(evidence: Evidence) -> list[tuple[ParameterNode, ParameterSignal]]:
+    """The trained weights and tables; of a model without any, all of its parameters."""
+    return list(evidence.drawn()) or list(evidence.parameters())
 
 
 def _all_needless(evidence: Evidence) -> bool:
