@@ -16,6 +16,7 @@ from torch import nn
 
 from fanin.tracing import compatibility
 from fanin.tracing.names import unwrap
+from fanin.tracing.rebinding import holds_modules, rebound
 
 Substitute = Callable[[torch.Tensor], torch.Tensor]
 """What stands in the copy for a tensor of the model."""
@@ -124,6 +125,8 @@ class Isolated:
                 shell.__dict__[key] = type(value)(value)
 
     def _copy(self, value: Any) -> Any:
+        if holds_modules(value, self._memo):
+            return rebound(value, self._memo)
         if isinstance(value, _IMMUTABLE):
             return value
         if type(value) is tuple and all(isinstance(item, _IMMUTABLE) for item in value):
