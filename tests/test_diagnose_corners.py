@@ -392,3 +392,19 @@ def test_a_model_none_of_which_learns_is_an_error() -> None:
     detached = judged(network, drawn(32, 16), lambda output: output.detach().square().mean())
     assert ("F405", "0.weight") in serious(detached)
     assert judged(lambda: network().requires_grad_(False), drawn(32, 16), lambda output: output.square().mean()).ok
+
+
+@pytest.mark.parametrize(("size", "place"), [(12.0, "2.bias"), (0.0, "2.weight")])
+def test_a_wild_bias_of_the_output_is_blamed_itself(size: float, place: str) -> None:
+    targets = torch.arange(32) % 10
+
+    def classifier() -> nn.Module:
+        model = network(10)
+        nn.init.normal_(model[2].bias, std=size)
+        nn.init.normal_(model[2].weight, std=2.0 if not size else 0.02)
+        return model
+
+    diagnosis = judged(classifier, drawn(32, 16), lambda output: functional.cross_entropy(output, targets))
+    (found,) = [item for item in diagnosis.findings if item.code == "F309"]
+    assert found.place == place
+    assert ("2.weight" in {edit.pattern for edit in found.edits}) is not bool(size)

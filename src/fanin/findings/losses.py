@@ -69,6 +69,11 @@ def first_loss(evidence: Evidence) -> Iterator[Finding]:
     if spread:
         yield finding("F309", severity, spread[0].pattern, seen, edits=spread)
         return
+    wild = [name for name in _output_biases(evidence) if _outweighs(evidence, name, entropy=_is_entropy(uninformed))]
+    if wild:
+        edits = tuple(Edit(name, Zeros()) for name in wild)
+        yield finding("F309", severity, wild[0], seen, edits=edits, places=wild[1:])
+        return
     bound = [name for name in weights if not _is_scale_free(evidence, name)]
     if weights and not bound:
         yield _behind_a_norm(evidence, severity, seen)
@@ -87,8 +92,26 @@ def _output_weights(evidence: Evidence) -> list[str]:
     return [name for name in last if evidence.graph[name].role != Role.BIAS]
 
 
+def _output_biases(evidence: Evidence) -> list[str]:
+    return [node.name for node, _ in evidence.parameters() if node.output and node.role == Role.BIAS]
+
+
+def _outweighs(evidence: Evidence, name: str, *, entropy: bool) -> bool:
+    """Whether a bias alone makes an output large: without it, it is of unit size, or has a tenth of the power.
+
+    What is added to all classes alike changes no cross-entropy.
+    """
+    signal = evidence.signals.parameter(name)
+    size = signal.std if entropy else signal.rms
+    reader = next(iter(evidence.signals.readers(name)), None)
+    if reader is None or not size:
+        return False
+    rest = math.sqrt(max(reader.rms**2 - signal.rms**2, 0.0))
+    return size > 1 and rest < max(1.0, SHRUNK * size)
+
+
 def _shrunk(evidence: Evidence, weights: list[str]) -> tuple[Edit, ...]:
-    biases = (node.name for node, _ in evidence.parameters() if node.output and node.role == Role.BIAS)
+    biases = _output_biases(evidence)
     smaller = (Edit(name, evidence.scheme(name).scaled(SHRUNK / _left(evidence, name))) for name in weights)
     return (*smaller, *(Edit(name, Zeros()) for name in biases))
 
