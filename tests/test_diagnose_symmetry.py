@@ -14,7 +14,7 @@ from fanin.comparison.workers import one_thread
 from fanin.diagnoses import Severity
 from fanin.fans import Axes
 from fanin.measuring.parameters import equal_groups, shared_gradient
-from judging import Build, Case, classes, judged
+from judging import Build, Case, classes, judged, mended, serious
 
 
 class Bayesian(nn.Module):
@@ -99,14 +99,6 @@ def placed(places: Callable[[], Tensor]) -> Case:
     return Case(Placed(places()), torch.randn(16, 10, 12), classes(4, 16))
 
 
-def halved() -> Case:
-    """The second layer was drawn twice by one seed, once for each half of its inputs."""
-    model = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 4))
-    with torch.no_grad():
-        model[2].weight[:, 32:] = model[2].weight[:, :32]
-    return Case(model, torch.randn(32, 16), classes(4, 32))
-
-
 class Mixture(nn.Module):
     """A mixture of normal laws whose head, or heads, start at zero."""
 
@@ -156,7 +148,6 @@ EQUAL: list[tuple[str, str, Severity, Build]] = [
     ("a constant weight under a mask", "0.weight", Severity.ERROR, lambda: stacked(constant_under_mask)),
     ("a constant direction", "0.parametrizations.weight.original1", Severity.ERROR, lambda: normalized(drawn=False)),
     ("colours that are one", "0.weight", Severity.ERROR, lambda: coloured(gray=True)),
-    ("halves of the inputs", "2.weight", Severity.WARNING, halved),
     ("kernels of one number", "0.weight", Severity.ERROR, flat),
     ("positions", "places", Severity.WARNING, lambda: placed(lambda: torch.randn(32).expand(10, 32) * 0.5)),
     ("components of a mixture", "heads.0.weight", Severity.ERROR, lambda: mixed(5)),
@@ -232,3 +223,35 @@ def test_rows_of_groups_that_differ_in_size_say_nothing() -> None:
     rows = torch.tensor([[1.0], [1.0], [2.0], [2.0], [2.0]]).expand(5, 3)
     assert equal_groups(rows, Axes()) == {}
     assert equal_groups(rows[:4], Axes()) == {"grad_groups": 2, "grad_group_size": 2}
+
+
+@pytest.mark.parametrize(
+    ("place", "axis", "code", "severity"),
+    [
+        ("3.weight", 1, "F103", Severity.WARNING),  # what comes in differs
+        ("3.weight", 0, "F103", Severity.ERROR),
+        ("0.weight", 1, "F103", Severity.ERROR),  # of a table all tokens stay alike
+    ],
+)
+def test_shards_that_are_equal_are_found_along_any_axis(place: str, axis: int, code: str, severity: Severity) -> None:
+    def build() -> Case:
+        model = nn.Sequential(nn.Embedding(40, 32), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 40))
+        weight = model.get_parameter(place).detach()
+        half = weight.chunk(2, axis)[0]
+        weight.copy_(torch.cat([half, half], axis))
+        return Case(model, torch.arange(40).view(4, 10))
+
+    case, diagnosis = judged(build)
+    found = {(item.code, item.place, item.severity) for item in diagnosis.findings if item.code[:2] == "F1"}
+    assert found == {(code, place, severity)}
+    assert code not in mended(case, diagnosis).codes
+
+
+def test_kernels_repeated_over_frames_are_no_shards() -> None:
+    def build() -> Case:
+        model = nn.Sequential(nn.Conv2d(6, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 4))
+        weight = model[0].weight.detach()
+        weight.copy_(weight[:, :3].repeat(1, 2, 1, 1))
+        return Case(model, torch.randn(8, 6, 8, 8))
+
+    assert not serious(judged(build)[1])

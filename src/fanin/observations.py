@@ -247,6 +247,7 @@ class ParameterSignal(Observation):
             the tokens of a set, the rows of a matrix.
         duplicate_slices: the share of slices along the batch axis (experts, heads) that equal an earlier one.
         repeats: the largest k such that the tensor is the same block k times along its first axis; 1 if there is none.
+        side_repeats: the same along another axis of its inputs or outputs, of the axis with the most.
         blocks: mean and standard deviation of each named block.
         padding_rms: of the padding row; None without one.
         reached: a gradient arrived; None where no backward ran or it does not require one.
@@ -292,6 +293,7 @@ class ParameterSignal(Observation):
     equal_vectors: bool = False
     duplicate_slices: float = 0.0
     repeats: int = 1
+    side_repeats: int = 1
     blocks: tuple[BlockSignal, ...] = ()
     padding_rms: float | None = None
     reached: bool | None = None

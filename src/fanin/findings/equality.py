@@ -36,7 +36,9 @@ def equal_units(evidence: Evidence) -> Iterator[Finding]:
     yield from _equal_tokens(evidence)
     yield from _equal_outputs(evidence)
     for node, signal in evidence.drawn():
-        if not signal.rms or signal.non_finite or signal.repeats > 1 or zero_rows(node, signal):
+        if not signal.rms or signal.non_finite or zero_rows(node, signal):
+            continue
+        if signal.repeats > 1 or _side_shards(node, signal):
             continue
         if FORMING.intersection(node.reparametrized) or signal.effective_duplicates == 0:
             continue
@@ -152,7 +154,7 @@ def equal_layers(evidence: Evidence) -> Iterator[Finding]:
     "F103",
     "shards that are equal",
     why="the tensor is one block several times: every rank, expert or head drew the same",
-    threshold="the same block at least twice over, bit for bit",
+    threshold="the same block at least twice over, bit for bit; a warning where the inputs behind the blocks differ",
     remedy="draw the whole tensor by one seed, or let the seed depend on the place in it",
     source="pytorch/pytorch#180088",
 )
@@ -165,6 +167,20 @@ def equal_shards(evidence: Evidence) -> Iterator[Finding]:
             seen = f"the same block {signal.repeats} times along the first axis"
         elif signal.duplicate_slices:
             seen = f"{signal.duplicate_slices:.0%} of the stacked weights equal another"
+        elif _side_shards(node, signal):
+            seen = f"the same block {signal.side_repeats} times along an axis that is not its first"
         else:
             continue
-        yield finding("F103", Severity.ERROR, node.name, seen, edits=evidence.redraw(node.name))
+        apart = signal.repeats == 1 and not signal.duplicate_slices and _part(node, signal)
+        seen += ", with inputs behind them that differ, so that the first step tells them apart" if apart else ""
+        severity = Severity.WARNING if apart else Severity.ERROR
+        yield finding("F103", severity, node.name, seen, edits=evidence.redraw(node.name))
+
+
+def _side_shards(node: ParameterNode, signal: ParameterSignal) -> bool:
+    """Whether blocks repeat along inputs or outputs that are not the first axis, and by no intention.
+
+    Kernels that are repeated over the model's own inputs are, as over several frames, and identities in a row.
+    """
+    repeated = signal.side_repeats > 1 and signal.zero <= SPARSE
+    return repeated and not (node.weight_depth <= 1 and _part(node, signal))

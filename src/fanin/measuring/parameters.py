@@ -77,6 +77,7 @@ def observe(entry: NamedParameter, node: ParameterNode) -> ParameterSignal:
         equal_vectors=_is_one_vector(values, 0.0),
         duplicate_slices=duplicate_share(values, axes.batch_axis) if axes.batch_axis else 0.0,
         repeats=_repeats(values, stacked=0 in axes.out_axis[:1] and len(axes.out_axis) > 1),
+        side_repeats=_side_repeats(values, axes),
         blocks=blocks,
         padding_rms=None if node.padding_row is None else scale_of(values[node.padding_row]).rms,
     )
@@ -308,7 +309,7 @@ def _repeats(values: torch.Tensor, *, stacked: bool) -> int:
     if values.ndim < 1 or values.shape[0] < 2 or values.shape[0] > 2**16:
         return 1
     length = values.shape[0]
-    first = values.flatten(1)[:, :_PROBES] if values.ndim > 1 else values[:, None]
+    first = values[:, :_PROBES].flatten(1)[:, :_PROBES] if values.ndim > 1 else values[:, None]
     if bool((first == first[:1, :1]).all()):
         return 1
     most = min(length if stacked else length // 2, 64)
@@ -317,6 +318,12 @@ def _repeats(values: torch.Tensor, *, stacked: bool) -> int:
         if torch.equal(first[:-size], first[size:]) and torch.equal(values[:-size], values[size:]):
             return count
     return 1
+
+
+def _side_repeats(values: torch.Tensor, axes: Axes) -> int:
+    """How often one block fills the tensor along an axis of inputs or outputs that is not its first."""
+    sides = [axis for axis in (*axes.in_axis, *axes.out_axis) if 0 < axis < values.ndim]
+    return max((_repeats(values.transpose(0, axis), stacked=False) for axis in sides), default=1)
 
 
 def twins_of(entries: Sequence[NamedParameter], signals: Sequence[ParameterSignal]) -> tuple[tuple[str, ...], ...]:
