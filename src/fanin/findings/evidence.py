@@ -25,6 +25,9 @@ FAR = math.exp(DEPTH_SCALES)
 DRAWN = frozenset({Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE, Role.RECURRENT, Role.EMBEDDING})
 """The roles whose values are drawn at random, each row for itself."""
 
+TIED = 0.02
+"""GPT-2's: the logit of a token for itself is then 0.02·width at most, and that of any other 0.02·√width."""
+
 FORMING = frozenset({"linalg_householder_product", "matrix_exp", "linalg_solve"})
 """What makes an orthogonal matrix of a parameter, whose own values then have a form of their own."""
 
@@ -83,9 +86,12 @@ class Evidence:
     def scheme(self, name: str) -> Scheme:
         """What a parameter should get: the auto recipe's, or a plain start where that keeps it."""
         row = self.recommended[name]
+        node = row.node
+        # Recipes count on branches that drown a token's own logit; beside the branches that are there it may cost much.
+        if node.name in self.tied or (node.role is Role.POSITION and self.tied):
+            return Normal(min(TIED, 1 / math.sqrt(max(node.shape[-1], 1))))
         if not isinstance(row.scheme, Keep):
             return row.scheme
-        node = row.node
         if node.default is not None and not isinstance(node.default, Keep):
             return node.default
         if node.role in (Role.NORM_SCALE, Role.LAYER_SCALE):
@@ -100,6 +106,19 @@ class Evidence:
         """Edits that give each parameter what it should get; none where a parametrization forms the weight."""
         free = (name for name in names if not FORMING.intersection(self.graph[name].reparametrized))
         return tuple(Edit(name, self.scheme(name)) for name in free)
+
+    @cached_property
+    def tied(self) -> frozenset[str]:
+        """The matrices that are both embedding and output, as the run shows."""
+        uses: dict[str, set[Kind]] = {}
+        for layer in self.signals.of_kind(Kind.EMBEDDING, Kind.WEIGHT):
+            for name in layer.weights:
+                uses.setdefault(name, set()).add(layer.kind)
+        both = {Kind.EMBEDDING, Kind.WEIGHT}
+        return frozenset(name for name, kinds in uses.items() if kinds == both and self._is_table(name))
+
+    def _is_table(self, name: str) -> bool:
+        return self.graph[name].role is Role.EMBEDDING
 
     @cached_property
     def intended_zeros(self) -> frozenset[str]:

@@ -49,10 +49,6 @@ def padding_row(evidence: Evidence) -> Iterator[Finding]:
             yield finding("F203", Severity.WARNING, node.name, seen, edits=(edit,))
 
 
-TIED = 0.02
-"""GPT-2's: the logit of a token for itself is then 0.02·width at most, and that of any other 0.02·√width."""
-
-
 @register(
     "F204",
     "one weight, two uses in conflict",
@@ -65,16 +61,14 @@ TIED = 0.02
 def tied_conflict(evidence: Evidence) -> Iterator[Finding]:
     """A matrix that is both embedding and output."""
     for node, signal in evidence.parameters():
-        readers = evidence.signals.readers(node.name)
-        heads = [layer for layer in readers if layer.kind == Kind.WEIGHT]
-        if node.role != Role.EMBEDDING or not heads or not any(layer.kind == Kind.EMBEDDING for layer in readers):
+        if node.name not in evidence.tied:
             continue
+        heads = [layer for layer in evidence.signals.readers(node.name) if layer.kind == Kind.WEIGHT]
         limit = math.sqrt(2 * math.log(max(node.shape[0], 2)))
         if heads[-1].rms > limit:
             seen = f"std {signal.std:.3g} over width {node.shape[1]} makes logits of RMS {heads[-1].rms:.3g}"
             severity = Severity.ERROR if heads[-1].rms > 2 * limit else Severity.WARNING
-            edit = Edit(node.name, Normal(min(TIED, 1 / math.sqrt(node.shape[1]))))
-            yield finding("F204", severity, node.name, seen, edits=(edit,))
+            yield finding("F204", severity, node.name, seen, edits=evidence.redraw(node.name))
 
 
 @register(

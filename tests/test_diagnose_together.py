@@ -1,0 +1,73 @@
+"""What the edits of several findings give together: sums of tables, tied matrices, what an edit brings to light."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fanin.diagnoses import Diagnosis
+from judging import Case, judged, mended, serious
+
+WIDTH, TOKENS, PLACES = 64, 96, 16
+
+
+class Language(nn.Module):
+    """Tokens and positions, two pre-norm branches, a norm, and logits from the tokens' own table or from another."""
+
+    def __init__(self, *, tied: bool, std: float = 0.02) -> None:
+        super().__init__()
+        self.tokens, self.places = nn.Embedding(TOKENS, WIDTH), nn.Embedding(PLACES, WIDTH)
+        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(2))
+        self.ups = nn.ModuleList(nn.Linear(WIDTH, 2 * WIDTH) for _ in range(2))
+        self.downs = nn.ModuleList(nn.Linear(2 * WIDTH, WIDTH) for _ in range(2))
+        self.last, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, TOKENS, bias=False)
+        for weight in (self.tokens.weight, self.places.weight):
+            nn.init.normal_(weight, std=std)
+        for layer in (*self.ups, *self.downs, self.head):
+            nn.init.normal_(layer.weight, std=0.02)
+        if tied:
+            self.head.weight = self.tokens.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.tokens(tokens) + self.places(torch.arange(tokens.shape[1]))
+        for norm, up, down in zip(self.norms, self.ups, self.downs, strict=True):
+            x = x + down(functional.gelu(up(norm(x))))
+        result: Tensor = self.head(self.last(x))
+        return result
+
+
+def language(*, tied: bool, std: float = 0.02) -> Case:
+    tokens = torch.randint(TOKENS, (8, PLACES))
+    target = tokens.roll(-1, 1).flatten()
+    return Case(Language(tied=tied, std=std), tokens, lambda out: functional.cross_entropy(out.flatten(0, 1), target))
+
+
+def sizes(case: Case, *names: str) -> list[float]:
+    return [float(case.model.get_parameter(name).std()) for name in names]
+
+
+def first_loss(diagnosis: Diagnosis) -> float:
+    assert diagnosis.signals.loss is not None
+    return diagnosis.signals.loss
+
+
+@pytest.mark.parametrize("fault", ["shards", "rows"])
+def test_a_tied_matrix_is_drawn_so_small_that_the_first_loss_knows_nothing(fault: str) -> None:
+    def build() -> Case:
+        case = language(tied=True)
+        table = case.model.get_parameter("tokens.weight").data
+        if fault == "shards":
+            table.copy_(table[: TOKENS // 4].repeat(4, 1))
+        else:
+            table[-8:] = 0
+        return case
+
+    case, diagnosis = judged(build)
+    assert serious(diagnosis) == [("F103" if fault == "shards" else "F107", "tokens.weight")]
+    after = mended(case, diagnosis)
+    assert not serious(after)
+    assert first_loss(after) < math.log(TOKENS) + 0.3
