@@ -71,3 +71,34 @@ def test_a_tied_matrix_is_drawn_so_small_that_the_first_loss_knows_nothing(fault
     after = mended(case, diagnosis)
     assert not serious(after)
     assert first_loss(after) < math.log(TOKENS) + 0.3
+
+
+class Relative(nn.Module):
+    """Attention with a bias for each distance and head, looked up in a table, as T5 has it; the tokens are tied."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.tokens, self.distances = nn.Embedding(TOKENS, WIDTH), nn.Embedding(2 * PLACES, 4)
+        self.norm, self.last = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
+        self.qkv, self.out = nn.Linear(WIDTH, 3 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        nn.init.normal_(self.tokens.weight, std=std)
+        nn.init.normal_(self.distances.weight, std=0.1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.tokens(tokens)
+        place = torch.arange(tokens.shape[1])
+        bias = self.distances(place[:, None] - place + PLACES).permute(2, 0, 1)[None]
+        q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 1, 4)
+        attention = functional.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        x = x + self.out(attention.transpose(1, 2).flatten(2))
+        return functional.linear(self.last(x), self.tokens.weight)
+
+
+def test_a_bias_of_scores_is_no_position_beside_the_tokens() -> None:
+    def build() -> Case:
+        return language(tied=True)._replace(model=Relative(200.0))
+
+    case, diagnosis = judged(build)
+    assert "F204" in diagnosis.codes
+    assert "F207" not in diagnosis.codes
+    assert not serious(mended(case, diagnosis))

@@ -192,8 +192,12 @@ def _other(evidence: Evidence, layer: LayerSignal, signal: ParameterSignal) -> f
     """The RMS of what a position is added to: the sum's other part, or the tokens of the same model."""
     if layer.kind == Kind.SUM:
         return math.sqrt(max(layer.rms**2 - signal.rms**2, 1e-4 * layer.rms**2))
-    tokens = [other for other in evidence.signals.of_kind(Kind.EMBEDDING) if other.index != layer.index]
-    return tokens[0].rms if layer.kind == Kind.EMBEDDING and tokens else 0.0
+    if layer.kind != Kind.EMBEDDING:
+        return 0.0
+    # What is as wide as the heads are many is added to scores, and not to tokens.
+    others = (other for other in evidence.signals.of_kind(Kind.EMBEDDING) if other.index != layer.index)
+    tokens = [other for other in others if other.shape[-1:] == layer.shape[-1:]]
+    return tokens[0].rms if tokens else 0.0
 
 
 DROWNED = 5.0
