@@ -102,3 +102,44 @@ def test_a_bias_of_scores_is_no_position_beside_the_tokens() -> None:
     assert "F204" in diagnosis.codes
     assert "F207" not in diagnosis.codes
     assert not serious(mended(case, diagnosis))
+
+
+class Patches(nn.Module):
+    """Fixed positions beside patches; a class is looked up for another use before them."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.patches, self.classes = nn.Linear(12, WIDTH), nn.Embedding(5, WIDTH)
+        self.shift, self.norm = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)
+        self.up, self.head = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 5)
+        self.places: Tensor
+        angles = torch.arange(PLACES)[:, None] / 100 ** (torch.arange(WIDTH) / WIDTH)
+        self.register_buffer("places", size * angles.sin())
+
+    def forward(self, x: Tensor, classes: Tensor) -> Tensor:
+        shift = self.shift(self.classes(classes))[:, None]
+        x = self.patches(x) + self.places
+        x = x + self.up(self.norm(x) + shift)
+        result: Tensor = self.head(x.mean(1))
+        return result
+
+
+def patches(size: float, gain: float) -> Case:
+    model = Patches(size)
+    nn.init.normal_(model.patches.weight, std=gain / 12**0.5)
+    nn.init.zeros_(model.patches.bias)
+    return Case(model, (torch.randn(16, PLACES, 12), torch.arange(16) % 5))
+
+
+def test_beside_fixed_positions_the_layer_that_made_the_tokens_is_raised() -> None:
+    case, diagnosis = judged(lambda: patches(1.0, 0.02))
+    (found,) = diagnosis.of("F207")
+    assert (found.place, [edit.pattern for edit in found.edits]) == ("places", ["patches.weight"])
+    assert not serious(mended(case, diagnosis))
+
+
+def test_fixed_positions_that_are_far_too_large_are_no_plans_to_mend() -> None:
+    (found,) = judged(lambda: patches(60.0, 1.0))[1].of("F207")
+    assert found.place == "places"
+    assert not found.edits
+    assert "in the model's code" in found.remedy

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterator
 
 from fanin.diagnoses import Edit, Finding, Severity
-from fanin.findings.evidence import Evidence, varying
+from fanin.findings.evidence import DRAWN, Evidence, varying, weight_rms
 from fanin.findings.registry import finding, register
+from fanin.findings.scales import LARGE
 from fanin.graph import ParameterNode, Role
 from fanin.observations import Kind, LayerSignal, ParameterSignal
 from fanin.schemes import Normal, Ones, Zeros
@@ -121,6 +122,8 @@ RATIO = 10.0
 """A part ten times smaller has a hundredth of the variance of the sum."""
 SCALED = frozenset({"mul", "div", "true_divide"})
 """Operations that give a position another size before it is added."""
+SAME = 1e-3
+"""Of an RMS: two that are of one tensor differ by rounding alone."""
 LOST = 200.0
 """A part this much smaller is near bfloat16's relative step (2⁻⁸ = 1/256): adding it changes next to nothing."""
 
@@ -132,7 +135,8 @@ LOST = 200.0
     threshold=f"a position over {RATIO:g} times as large as what it is added to (a hundredth of the variance is left), "
     f"or under 1/{LOST:g} of it (bfloat16 rounds it away), whether it is a parameter, a buffer or computed on the way; "
     "zero positions are a choice",
-    remedy="give both the same standard deviation; where the positions are fixed, scale the tokens",
+    remedy="give both the same standard deviation; where the positions are fixed, scale the tokens, or the positions "
+    "in the model's code if they are far over unit size",
     source="classic: position and token embeddings of one scale (Radford et al. 2018)",
 )
 def odd_sum(evidence: Evidence) -> Iterator[Finding]:
@@ -178,14 +182,37 @@ def _odd_constants(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _raised(evidence: Evidence, layer: LayerSignal, factor: float) -> tuple[Edit, ...]:
-    """An edit of the table that gave the tokens; none where it gives the logits too, which would grow with it."""
-    tables = [one for one in evidence.signals.of_kind(Kind.EMBEDDING) if one.index < layer.index and one.weights]
-    if not tables:
+    """An edit of what gave the tokens: their table, or the layer that made them of patches or of a signal.
+
+    None where it gives the logits too, which would grow with it, or where it would be far over its own scale: then
+    the positions are at fault, and they are the model's code's.
+    """
+    source = _source(evidence, layer)
+    if source is None:
         return ()
-    name = tables[-1].weights[0]
-    heads = [reader for reader in evidence.signals.readers(name) if reader.kind == Kind.WEIGHT]
-    frozen = evidence.graph[name].frozen
-    return () if heads or frozen else (Edit(name, Normal(evidence.signals.parameter(name).rms * factor)),)
+    node, signal = evidence.graph[source], evidence.signals.parameter(source)
+    if node.frozen or source in evidence.tied or not signal.rms:
+        return ()
+    scheme = Normal(weight_rms(signal) * factor)
+    usual = evidence.scheme(source).expected(node.fans, node.shape, node.axes).std
+    return (Edit(source, scheme),) if scheme.std <= LARGE * usual else ()
+
+
+def _source(evidence: Evidence, layer: LayerSignal, apart_from: str = "") -> str | None:
+    """The table or the weight that made what a sum's other part is."""
+    before = evidence.signals.layers[: layer.index]
+    if layer.signal_rms:  # the last operation that put out just this much; what it was made of lies before it
+        near = (one.index for one in before if abs(one.rms - layer.signal_rms) <= SAME * layer.signal_rms)
+        before = before[: max(near, default=layer.index) + 1]
+    for one in reversed(before):
+        names = [name for name in one.weights if _is_drawn(evidence, name) and name != apart_from]
+        if names:
+            return names[0]
+    return None
+
+
+def _is_drawn(evidence: Evidence, name: str) -> bool:
+    return evidence.graph[name].role in DRAWN
 
 
 def _other(evidence: Evidence, layer: LayerSignal, signal: ParameterSignal) -> float:
