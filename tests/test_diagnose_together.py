@@ -47,7 +47,7 @@ def language(*, tied: bool, std: float = 0.02) -> Case:
 
 
 def sizes(case: Case, *names: str) -> list[float]:
-    return [float(case.model.get_parameter(name).std()) for name in names]
+    return [float(case.model.get_parameter(name).detach().std()) for name in names]
 
 
 def first_loss(diagnosis: Diagnosis) -> float:
@@ -143,3 +143,27 @@ def test_fixed_positions_that_are_far_too_large_are_no_plans_to_mend() -> None:
     assert found.place == "places"
     assert not found.edits
     assert "in the model's code" in found.remedy
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_tables_that_are_small_together_are_drawn_together(tied: bool) -> None:
+    case, diagnosis = judged(lambda: language(tied=tied, std=1e-5))
+    assert "F301" in diagnosis.codes
+    assert not serious(mended(case, diagnosis))
+    tokens, places = sizes(case, "tokens.weight", "places.weight")
+    assert tokens == pytest.approx(places, rel=0.1)
+
+
+@pytest.mark.parametrize(("tied", "size"), [(True, 1e15), (False, 1e15), (False, 1e-5)])
+def test_positions_follow_tokens_as_they_will_be(tied: bool, size: float) -> None:
+    def build() -> Case:
+        case = language(tied=tied)
+        nn.init.normal_(case.model.get_parameter("tokens.weight"), std=size)
+        return case
+
+    case, diagnosis = judged(build)
+    assert "F207" in diagnosis.codes
+    assert not serious(mended(case, diagnosis))
+    tokens, places = sizes(case, "tokens.weight", "places.weight")
+    assert 0.01 < places < 2
+    assert 0.01 < tokens < 2

@@ -127,10 +127,16 @@ def _zero_weight(evidence: Evidence, layer: LayerSignal) -> bool:
 
 
 def _feeding(evidence: Evidence, layer: LayerSignal) -> tuple[str, ...]:
+    """The last weight before a norm; or the tables whose rows are summed up before it, all of which are too small."""
+    tables: dict[str, float] = {}
     for earlier in reversed(evidence.signals.layers[: layer.index]):
-        if earlier.kind in (Kind.WEIGHT, Kind.EMBEDDING) and earlier.weights:
+        if earlier.kind is Kind.EMBEDDING and earlier.weights:
+            tables.setdefault(earlier.weights[0], earlier.rms)
+        elif tables and earlier.kind in (Kind.WEIGHT, Kind.NORM):
+            break
+        elif earlier.kind is Kind.WEIGHT and earlier.weights:
             return earlier.weights[:1]
-    return ()
+    return tuple(name for name, size in tables.items() if 0 < size < ABOVE_EPSILON) or tuple(tables)[:1]
 
 
 @register(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
@@ -60,12 +60,14 @@ class Evidence:
         signals: what was measured.
         plan: what the model was filled by, if that is known.
         hidden: the weights that were set in vain.
+        planned: what the remedies found so far would draw, for the rules that come after all others.
     """
 
     graph: Graph
     signals: Signals
     plan: Plan | None = None
     hidden: tuple[Hidden, ...] = ()
+    planned: dict[str, Scheme] = field(default_factory=dict, compare=False)
 
     @cached_property
     def recommended(self) -> Plan:
@@ -119,6 +121,12 @@ class Evidence:
 
     def _is_table(self, name: str) -> bool:
         return self.graph[name].role is Role.EMBEDDING
+
+    def becomes(self, name: str) -> float:
+        """By what the remedies found so far multiply a parameter's RMS; 1 where they leave it."""
+        node, have = self.graph[name], weight_rms(self.signals.parameter(name))
+        scheme = self.planned.get(name)
+        return scheme.expected(node.fans, node.shape, node.axes).std / have if scheme is not None and have else 1.0
 
     @cached_property
     def intended_zeros(self) -> frozenset[str]:

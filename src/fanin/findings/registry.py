@@ -25,6 +25,7 @@ class Rule:
         remedy: what to do.
         source: where it is known from.
         check: looks for it.
+        last: whether it is asked after all others, since its remedy depends on what theirs draw.
     """
 
     code: str
@@ -34,6 +35,7 @@ class Rule:
     remedy: str
     source: str
     check: Check
+    last: bool = False
 
     def __str__(self) -> str:
         parts = (f"{self.code}: {self.title}", f"why: {self.why}", f"threshold: {self.threshold}")
@@ -44,14 +46,14 @@ RULES: dict[str, Rule] = {}
 
 
 def register(
-    code: str, title: str, *, why: str, threshold: str, remedy: str, source: str = ""
+    code: str, title: str, *, why: str, threshold: str, remedy: str, source: str = "", last: bool = False
 ) -> Callable[[Check], Check]:
     """Make a rule known under a code."""
 
     def enter(check: Check) -> Check:
         if code in RULES:
             raise FaninError(compose(f"a second rule {code}", "a code of its own"))
-        RULES[code] = Rule(code, title, why, threshold, remedy, source, check)
+        RULES[code] = Rule(code, title, why, threshold, remedy, source, check, last)
         return check
 
     return enter
@@ -81,7 +83,14 @@ def examine(evidence: Evidence, select: Codes = (), ignore: Codes = ()) -> tuple
         for code, rule in sorted(RULES.items())
         if (not chosen or code.startswith(chosen)) and not (left_out and code.startswith(left_out))
     ]
-    return tuple(found for rule in rules for found in rule.check(evidence))
+    found: list[Finding] = []
+    evidence.planned.clear()
+    for rule in sorted(rules, key=lambda rule: rule.last):
+        new = list(rule.check(evidence))
+        found += new
+        edits = (edit for one in new for edit in one.edits)
+        evidence.planned.update({edit.pattern: edit.scheme for edit in edits if edit.scheme is not None})
+    return tuple(sorted(found, key=lambda one: one.code))
 
 
 def explain(code: str) -> str:

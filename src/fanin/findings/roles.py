@@ -138,6 +138,7 @@ LOST = 200.0
     remedy="give both the same standard deviation; where the positions are fixed, scale the tokens, or the positions "
     "in the model's code if they are far over unit size",
     source="classic: position and token embeddings of one scale (Radford et al. 2018)",
+    last=True,
 )
 def odd_sum(evidence: Evidence) -> Iterator[Finding]:
     """A position embedding that drowns, or drowns in, what it is added to."""
@@ -153,8 +154,8 @@ def odd_sum(evidence: Evidence) -> Iterator[Finding]:
             other = _other(evidence, layer, signal) if layer.kind == Kind.SUM or not node.frozen else 0.0
             if other and (signal.rms > RATIO * other or signal.rms * LOST < other):
                 seen = f"RMS {signal.rms:.3g} is added to RMS {other:.3g}"
-                own = (Edit(node.name, Normal(other)),)
-                edits = _raised(evidence, layer, signal.rms / other) if node.frozen else own
+                raised = _raised(evidence, layer, signal.rms / other) if node.frozen else ()
+                edits = raised if node.frozen else _matched(evidence, node, layer, other)
                 yield finding("F207", Severity.WARNING, node.name, seen, edits=edits)
                 break
 
@@ -181,6 +182,26 @@ def _odd_constants(evidence: Evidence) -> Iterator[Finding]:
             )
 
 
+FAINT, WILD = 3e-3, 1e3
+"""RMS of tokens that are no measure for positions: under the first a norm's ε outweighs them, over the second the
+first step of any common size changes nothing."""
+
+
+def _matched(evidence: Evidence, node: ParameterNode, layer: LayerSignal, other: float) -> tuple[Edit, ...]:
+    """Edits that give a position the size which the sum's other part will have once it is mended itself."""
+    tokens = _tokens(evidence, layer) if layer.kind is Kind.EMBEDDING else None
+    source = tokens.weights[0] if tokens is not None else _source(evidence, layer, apart_from=node.name)
+    if source is None:
+        return (Edit(node.name, Normal(other)),)
+    edits: tuple[Edit, ...] = ()
+    if source not in evidence.planned and not FAINT < other < WILD and not evidence.graph[source].frozen:
+        edits = evidence.redraw(source)
+        evidence.planned.update({edit.pattern: edit.scheme for edit in edits if edit.scheme is not None})
+    size = other * evidence.becomes(source)
+    fits = size <= RATIO * evidence.signals.parameter(node.name).rms <= RATIO**2 * size
+    return edits if fits or not size else (*edits, Edit(node.name, Normal(size)))
+
+
 def _raised(evidence: Evidence, layer: LayerSignal, factor: float) -> tuple[Edit, ...]:
     """An edit of what gave the tokens: their table, or the layer that made them of patches or of a signal.
 
@@ -191,7 +212,7 @@ def _raised(evidence: Evidence, layer: LayerSignal, factor: float) -> tuple[Edit
     if source is None:
         return ()
     node, signal = evidence.graph[source], evidence.signals.parameter(source)
-    if node.frozen or source in evidence.tied or not signal.rms:
+    if node.frozen or source in evidence.tied or source in evidence.planned or not signal.rms:
         return ()
     scheme = Normal(weight_rms(signal) * factor)
     usual = evidence.scheme(source).expected(node.fans, node.shape, node.axes).std
@@ -219,12 +240,17 @@ def _other(evidence: Evidence, layer: LayerSignal, signal: ParameterSignal) -> f
     """The RMS of what a position is added to: the sum's other part, or the tokens of the same model."""
     if layer.kind == Kind.SUM:
         return math.sqrt(max(layer.rms**2 - signal.rms**2, 1e-4 * layer.rms**2))
-    if layer.kind != Kind.EMBEDDING:
-        return 0.0
-    # What is as wide as the heads are many is added to scores, and not to tokens.
+    tokens = _tokens(evidence, layer)
+    return tokens.rms if layer.kind is Kind.EMBEDDING and tokens is not None else 0.0
+
+
+def _tokens(evidence: Evidence, layer: LayerSignal) -> LayerSignal | None:
+    """The first other look-up of rows as wide as these.
+
+    What is as wide as the heads are many is added to scores, and not to tokens.
+    """
     others = (other for other in evidence.signals.of_kind(Kind.EMBEDDING) if other.index != layer.index)
-    tokens = [other for other in others if other.shape[-1:] == layer.shape[-1:]]
-    return tokens[0].rms if tokens else 0.0
+    return next((other for other in others if other.weights and other.shape[-1:] == layer.shape[-1:]), None)
 
 
 DROWNED = 5.0
