@@ -28,6 +28,10 @@ DRAWN = frozenset({Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE, Role.RECURRENT, 
 TIED = 0.02
 """GPT-2's: the logit of a token for itself is then 0.02·width at most, and that of any other 0.02·√width."""
 
+NATS = 1.2
+"""A head of He's gain has logits of variance 2, which cost one nat, up to a fifth, at any number of classes. Where
+classes are few, that is half of ln C and more; the first steps undo it."""
+
 FORMING = frozenset({"linalg_householder_product", "matrix_exp", "linalg_solve"})
 """What makes an orthogonal matrix of a parameter, whose own values then have a form of their own."""
 
@@ -168,6 +172,14 @@ class Evidence:
         return any(self.graph[name].output for name in self.intended_zeros)
 
     @cached_property
+    def fair_loss(self) -> bool:
+        """Whether a loss was given, and is near that of knowing nothing: by half of it, as F309 asks of entropies."""
+        loss, uninformed = self.signals.loss, self.signals.uninformed
+        if loss is None or uninformed is None or uninformed <= 0:
+            return False
+        return loss <= max(1.5 * uninformed, uninformed + NATS if is_entropy(uninformed) else 0.0)
+
+    @cached_property
     def finite(self) -> bool:
         """Whether all that was run came out finite."""
         loss = self.signals.loss
@@ -263,3 +275,9 @@ def sensitivity(layer: LayerSignal) -> float | None:
     if layer.grad_rms is None:
         return None
     return layer.grad_rms * math.sqrt(math.prod(layer.shape)) * layer.rms
+
+
+def is_entropy(uninformed: float) -> bool:
+    """Whether the loss of an output of zeros is ln C for a whole number C, as that of a cross-entropy is."""
+    classes = math.exp(min(uninformed, 100.0))
+    return classes > 1.5 and abs(classes - round(classes)) < 1e-5 * classes

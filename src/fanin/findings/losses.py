@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from fanin.diagnoses import Edit, Finding, Severity
-from fanin.findings.evidence import Evidence, weight_rms
+from fanin.findings.evidence import NATS, Evidence, is_entropy, weight_rms
 from fanin.findings.factors import learned_factor, of_unit_vectors
 from fanin.findings.registry import finding, register
 from fanin.graph import BESIDE, ParameterNode, Role
@@ -14,9 +14,6 @@ from fanin.observations import ERASING, Kind, ParameterSignal
 from fanin.schemes import Constant, Ones, Zeros
 from fanin.signals import OF_STANDARD
 
-NATS = 1.2
-"""A head of He's gain has logits of variance 2, which cost one nat, up to a fifth, at any number of classes. Where
-classes are few, that is half of ln C and more; the first steps undo it."""
 SHRUNK = 0.3
 """Of the recommended output layer: its outputs have a tenth of the power, and the loss hardly feels them."""
 FREE = 1e-3
@@ -49,13 +46,13 @@ def first_loss(evidence: Evidence) -> Iterator[Finding]:
     # A ratio says something of losses that start at zero: a log-likelihood of densities may have either sign.
     if loss is None or uninformed is None or uninformed <= 0 or not math.isfinite(loss):
         return
-    line, wrong = (1.5, 3.0) if _is_entropy(uninformed) else (3.0, 9.0)
+    line, wrong = (1.5, 3.0) if is_entropy(uninformed) else (3.0, 9.0)
     cosines = of_unit_vectors(evidence, len(evidence.signals.layers))
     line = wrong if cosines else line  # their scale is a temperature, and chosen
     standard = evidence.signals.uninformed_from == OF_STANDARD
     if standard:
         line, wrong, uninformed = NARROW**2, NARROW**4, max(uninformed, 1.0)
-    if loss <= line * uninformed or (not standard and _is_entropy(uninformed) and loss <= uninformed + NATS):
+    if loss <= line * uninformed or (not standard and is_entropy(uninformed) and loss <= uninformed + NATS):
         return
     severity = Severity.ERROR if loss > wrong * uninformed else Severity.WARNING
     seen = f"the loss is {loss:.3g}; knowing nothing costs {uninformed:.3g}"
@@ -161,7 +158,7 @@ def _behind_a_norm(evidence: Evidence, severity: Severity, seen: str) -> Finding
     if node is None or last is None or growth < BLAMED * (evidence.signals.loss or 0.0):
         return finding("F309", severity, last.name if last else "", f"{seen}, but a factor behind it that no plan sets")
     uninformed = evidence.signals.uninformed or 0.0
-    want = 1.0 if _is_entropy(uninformed) else SHRUNK * math.sqrt(uninformed)
+    want = 1.0 if is_entropy(uninformed) else SHRUNK * math.sqrt(uninformed)
     factor = min(want / last.rms, 1.0) if last.rms else 1.0
     now = evidence.signals.parameter(node.name).mean
     value = now + math.log(factor) if "exp" in node.reparametrized else now * factor
@@ -178,9 +175,3 @@ def _growth(node: ParameterNode, fact: ParameterSignal) -> float:
     if fact.grad_along is None:
         return 0.0
     return fact.grad_along / fact.mean if "exp" in node.reparametrized and fact.mean else fact.grad_along
-
-
-def _is_entropy(uninformed: float) -> bool:
-    """Whether the loss of an output of zeros is ln C for a whole number C, as that of a cross-entropy is."""
-    classes = math.exp(min(uninformed, 100.0))
-    return classes > 1.5 and abs(classes - round(classes)) < 1e-5 * classes

@@ -43,7 +43,8 @@ AGREES = 0.03
     threshold=f"{LARGE:g} times over what the auto recipe gives ({LARGE_FEEDBACK:g} times in a recurrence, or as "
     f"much under it in one without gates), or under 1/{1 / SMALL:g} of it, in a net without norms and streams; "
     f"a factor of {CONFUSED:g} when the std is exactly that "
-    "of a known misreading of the fans, and not one that other weights share",
+    "of a known misreading of the fans, and not one that other weights share. A note where a norm comes before any "
+    "non-linearity, and for an output layer whose first loss is near that of knowing nothing",
     remedy="draw it by its true fans",
     source="pytorch/pytorch#23854",
 )
@@ -109,6 +110,8 @@ def _judge(
         return (Severity.WARNING, again) if ratio > LARGE_FEEDBACK or forgets else None
     plain, normed = evidence.plain, node.norm_after
     if ratio > LARGE:
+        if node.output and evidence.fair_loss and ratio <= VERY_LARGE:
+            return Severity.NOTE, f"{cause}; the first loss knows about as much as nothing, and bears it"
         severity = Severity.ERROR if ratio > VERY_LARGE else Severity.WARNING
         if not plain and _is_by_outputs(node, signal):
             severity = Severity.WARNING if ratio > VERY_LARGE else Severity.NOTE
