@@ -11,7 +11,7 @@ from fanin.findings.depth import chain_weights
 from fanin.findings.evidence import Evidence, weight_rms
 from fanin.findings.registry import finding, register
 from fanin.graph import ParameterNode, Role
-from fanin.observations import BlockSignal, ParameterSignal
+from fanin.observations import BlockSignal, Kind, ParameterSignal
 from fanin.schemes import Scheme
 
 LARGE = 5.0
@@ -108,7 +108,7 @@ def _judge(
         again = "; it acts anew at every step"
         forgets = ratio * LARGE_FEEDBACK < 1 and not node.axes.blocks  # gates remember by themselves
         return (Severity.WARNING, again) if ratio > LARGE_FEEDBACK or forgets else None
-    plain, normed = evidence.plain, node.norm_after
+    plain, normed = evidence.plain, node.norm_after or _normed_behind(evidence, node)
     if ratio > LARGE:
         if node.output and evidence.fair_loss and ratio <= VERY_LARGE:
             return Severity.NOTE, f"{cause}; the first loss knows about as much as nothing, and bears it"
@@ -127,6 +127,23 @@ def _judge(
         harmless = drawn or (free and (node.residual_last or not _is_stack(node)))
         return (Severity.NOTE if harmless else Severity.WARNING), cause
     return None
+
+
+def _normed_behind(evidence: Evidence, node: ParameterNode) -> bool:
+    """Whether a norm follows with nothing but other weights between, as behind separable convolutions."""
+    readers = evidence.signals.readers(node.name)
+    if not readers:
+        return False
+    depth = readers[-1].weight_depth
+    for layer in evidence.signals.layers[readers[-1].index + 1 :]:
+        if layer.kind is not Kind.WEIGHT:
+            return layer.kind is Kind.NORM and depth > readers[-1].weight_depth
+        # Beside a bias its scale counts again; what is no deeper lies beside it.
+        biased = any(evidence.graph[name].role is Role.BIAS for name in layer.weights)
+        depth += 1
+        if biased or layer.weight_depth != depth:
+            return False
+    return False
 
 
 def _chosen(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> bool:
