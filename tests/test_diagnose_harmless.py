@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fanin.diagnoses import Severity
-from judging import Case, classes, judged
+from judging import Case, classes, judged, serious
 
 
 def classifier(std: float, classes_: int = 10) -> Case:
@@ -34,3 +34,31 @@ def test_a_head_whose_loss_tells_of_it_is_more() -> None:
     diagnosis = judged(lambda: classifier(1.0))[1]
     assert diagnosis.of("F309")
     assert [found.severity for found in diagnosis.of("F201")] == [Severity.WARNING]
+
+
+def separable(*, norms: bool) -> Case:
+    """Depthwise convolutions drawn by the outputs that torch reads from their shape, each before a pointwise one."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+    for _ in range(3):
+        depthwise = nn.Conv2d(64, 64, 3, padding=1, groups=64, bias=False)
+        nn.init.kaiming_normal_(depthwise.weight, mode="fan_out")
+        layers += [depthwise, nn.Conv2d(64, 64, 1, bias=False)]
+        layers += [nn.BatchNorm2d(64), nn.ReLU()] if norms else [nn.ReLU()]
+    return Case(nn.Sequential(*layers), torch.randn(8, 3, 20, 20))
+
+
+def test_a_scale_that_a_norm_takes_away_is_a_note() -> None:
+    assert {found.severity for found in judged(lambda: separable(norms=True))[1].of("F201")} == {Severity.NOTE}
+    assert Severity.WARNING in {found.severity for found in judged(lambda: separable(norms=False))[1].of("F201")}
+
+
+def biased(norm: nn.Module, std: float) -> Case:
+    model = nn.Sequential(nn.Linear(12, 32), norm, nn.ReLU(), nn.Linear(32, 4))
+    nn.init.normal_(model[0].bias, std=std)
+    return Case(model, torch.randn(64, 12), classes(4, 64))
+
+
+def test_a_bias_that_a_batch_norm_takes_away_is_a_note() -> None:
+    assert not serious(judged(lambda: biased(nn.BatchNorm1d(32), 20.0))[1])
+    assert serious(judged(lambda: biased(nn.LayerNorm(32), 20.0))[1]) == [("F208", "0.bias")]
+    assert serious(judged(lambda: biased(nn.BatchNorm1d(32), 1e5))[1]) == [("F208", "0.bias")]

@@ -108,6 +108,11 @@ def _standardizes(evidence: Evidence, layer: LayerSignal) -> bool:
     """Whether a norm divides by the size that a weight gives its input: not by what it had counted before."""
     if any(word in layer.target for word in ("layer_norm", "rms_norm", "group_norm")):
         return True
+    return subtracts_channels(evidence, layer)
+
+
+def subtracts_channels(evidence: Evidence, layer: LayerSignal) -> bool:
+    """Whether an operation takes each channel's mean over the batch, or over places, from it."""
     # One that ran by its running statistics has no part in how large the signal is now.
     counted = any(note.startswith("run as in evaluation") for note in evidence.signals.notes)
     return any(word in layer.target for word in ("batch_norm", "instance_norm")) and not counted

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from fanin.diagnoses import Edit, Finding, Severity
+from fanin.findings.depth import subtracts_channels
 from fanin.findings.evidence import DRAWN, Evidence, varying, weight_rms
 from fanin.findings.registry import finding, register
 from fanin.findings.scales import LARGE
@@ -255,6 +256,8 @@ def _tokens(evidence: Evidence, layer: LayerSignal) -> LayerSignal | None:
 
 DROWNED = 5.0
 """Then what differs between inputs has under 4 % of the variance."""
+ROUNDED = 1e4
+"""Then float32 has 10 bits left for what differs between inputs, which is as much as half precision has."""
 SHIFTED = frozenset({"softplus", "sigmoid", "hardsigmoid", "exp", "logsigmoid", "softmax"})
 """Activations before which a large bias is a choice: rates, gates, priors. Scores that it makes one-hot are F308's."""
 
@@ -263,7 +266,8 @@ SHIFTED = frozenset({"softplus", "sigmoid", "hardsigmoid", "exp", "logsigmoid", 
     "F208",
     "a bias that drowns the signal",
     why="the layer puts out its bias whatever it is given",
-    threshold=f"over {DROWNED:g} times what differs between inputs; gates, rates and output layers are left out",
+    threshold=f"over {DROWNED:g} times what differs between inputs; gates, rates and output layers are left out; a "
+    f"note where a batch norm follows at once, which takes any constant away, up to {ROUNDED:g} times",
     remedy="start biases at zero",
     source="He et al. 2015, section 2.2",
 )
@@ -281,8 +285,17 @@ def large_bias(evidence: Evidence) -> Iterator[Finding]:
                 continue
             if layer.kind in (Kind.WEIGHT, Kind.SUM) and moving and signal.rms > DROWNED * moving:
                 seen = f"RMS {signal.rms:.3g}; what differs between inputs has RMS {moving:.3g}"
-                yield finding("F208", Severity.WARNING, node.name, seen, edits=(Edit(node.name, Zeros()),))
+                severity = Severity.WARNING
+                if _is_taken_away(evidence, layer) and signal.rms < ROUNDED * moving:
+                    severity, seen = Severity.NOTE, f"{seen}; the norm behind it takes it away"
+                yield finding("F208", severity, node.name, seen, edits=(Edit(node.name, Zeros()),))
                 break
+
+
+def _is_taken_away(evidence: Evidence, layer: LayerSignal) -> bool:
+    """Whether a norm of each channel over the batch or its places follows at once, which subtracts its mean."""
+    behind = evidence.signals.layers[layer.index + 1 : layer.index + 2]
+    return any(one.kind is Kind.NORM and subtracts_channels(evidence, one) for one in behind)
 
 
 def _of_one_number(evidence: Evidence, layer: LayerSignal) -> bool:
