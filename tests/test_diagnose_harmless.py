@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -62,3 +63,24 @@ def test_a_bias_that_a_batch_norm_takes_away_is_a_note() -> None:
     assert not serious(judged(lambda: biased(nn.BatchNorm1d(32), 20.0))[1])
     assert serious(judged(lambda: biased(nn.LayerNorm(32), 20.0))[1]) == [("F208", "0.bias")]
     assert serious(judged(lambda: biased(nn.BatchNorm1d(32), 1e5))[1]) == [("F208", "0.bias")]
+
+
+@pytest.mark.parametrize(
+    ("depth", "severity"), [(4, Severity.NOTE), (7, Severity.WARNING), (8, Severity.WARNING), (30, Severity.ERROR)]
+)
+def test_torchs_default_is_an_error_only_where_it_does_not_train(depth: int, severity: Severity) -> None:
+    def build() -> Case:
+        layers = [layer for _ in range(depth) for layer in (nn.Linear(256, 256), nn.ReLU())]
+        return Case(nn.Sequential(*layers, nn.Linear(256, 10)), torch.randn(32, 256), classes(10, 32))
+
+    assert [found.severity for found in judged(build)[1].of("F301")] == [severity]
+
+
+def test_weights_under_torchs_default_are_an_error_in_few_layers() -> None:
+    def build() -> Case:
+        layers = [layer for _ in range(7) for layer in (nn.Linear(256, 256), nn.ReLU())]
+        for layer in layers[::2]:
+            nn.init.normal_(layer.get_parameter("weight"), std=0.01)
+        return Case(nn.Sequential(*layers, nn.Linear(256, 10)), torch.randn(32, 256), classes(10, 32))
+
+    assert [found.severity for found in judged(build)[1].of("F301")] == [Severity.ERROR]

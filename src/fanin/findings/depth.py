@@ -16,9 +16,9 @@ LINE = math.sqrt(FAR)
 """e³ ≈ 20 in RMS, which is six e-foldings of the variance."""
 
 
-SHALLOW, DEFAULT = 5, 0.36
+SHALLOW, DEEP, DEFAULT = 5, 10, 0.36
 """So many layers train although each multiplies RMS by 1/√6 = 0.41, as PyTorch's default does before rectifiers, which
-finite widths make 0.36 to 0.46."""
+finite widths make 0.36 to 0.46; under so many do late, as AlexNet's eight; and more do not."""
 STARVED = 1 / math.sqrt(LINE)
 """Half of the way to an error. A norm's output of less than its scale lowers the gain of what is behind it, as torch's
 default does by √6 in every layer; published nets come to a third with an ε of 10⁻³ (torchvision's EfficientNet)."""
@@ -32,8 +32,9 @@ ABOVE_EPSILON = 0.1
     why="what differs between inputs shrinks from layer to layer, until biases and rounding outweigh it",
     threshold="its variance falls by six e-foldings (RMS to 1/20) through a net without norms or streams, the depth "
     "beyond which nets do not train; twelve are an error; the mean of n positions counts √n times. A note where at "
-    f"most {SHALLOW} layers do so by PyTorch's own default, with which they train. For a norm: an output of under "
-    "1/4.5 of its scale, where its ε outweighs the signal's variance twenty times; under 1/20 is an error",
+    f"most {SHALLOW} layers do so by PyTorch's own default, with which they train, and no error under {DEEP}. For a "
+    "norm: an output of under 1/4.5 of its scale, where its ε outweighs the signal's variance twenty times; under 1/20 "
+    "is an error",
     remedy="give every weight the gain of the activation behind it",
     source="Schoenholz et al. 2017 (arXiv:1611.01232); He et al. 2015, section 2.2",
 )
@@ -50,8 +51,11 @@ def vanishing(evidence: Evidence) -> Iterator[Finding]:
     layers, (least, smallest) = min(enumerate(left, start=1), key=lambda item: item[1][0])
     ratio = least / start
     if ratio * LINE < 1:
-        usual = layers <= SHALLOW and ratio > DEFAULT**layers
-        severity = Severity.ERROR if ratio * FAR < 1 else Severity.NOTE if usual else Severity.WARNING
+        usual = ratio > DEFAULT**layers
+        if usual and layers <= SHALLOW:
+            severity = Severity.NOTE
+        else:
+            severity = Severity.ERROR if ratio * FAR < 1 and not (usual and layers < DEEP) else Severity.WARNING
         seen = f"what differs between inputs has RMS {least:.3g}, {ratio:.2g} of what the inputs have"
         yield finding("F301", severity, smallest.name, seen, edits=evidence.redraw(*chain_weights(evidence)))
 
