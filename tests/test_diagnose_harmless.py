@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from fanin.diagnoses import Severity
 from judging import Case, classes, judged, serious
@@ -84,3 +85,38 @@ def test_weights_under_torchs_default_are_an_error_in_few_layers() -> None:
         return Case(nn.Sequential(*layers, nn.Linear(256, 10)), torch.randn(32, 256), classes(10, 32))
 
     assert [found.severity for found in judged(build)[1].of("F301")] == [Severity.ERROR]
+
+
+class Branches(nn.Module):
+    """Normalized branches that are added to each other, as in RepVGG."""
+
+    def __init__(self, mean: float, std: float, *, added: bool) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.Conv2d(32, 32, 1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(32) for _ in range(2))
+        self.head = nn.Linear(32, 4)
+        self.added = added
+        for norm in self.norms:
+            nn.init.normal_(norm.get_parameter("weight"), mean, std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.added:
+            x = functional.relu(self.norms[0](self.first(x)) + self.norms[1](self.second(x)))
+        else:
+            x = functional.relu(self.norms[1](self.second(functional.relu(self.norms[0](self.first(x))))))
+        result: Tensor = self.head(x.mean((2, 3)))
+        return result
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "added", "severity"),
+    [
+        (0.1, 0.1, True, Severity.NOTE),
+        (0.1, 0.1, False, Severity.WARNING),
+        (0.1, 0.0, True, Severity.WARNING),
+        (0.0, 0.1, True, Severity.ERROR),
+    ],
+)
+def test_scales_drawn_for_a_sum_are_a_note(mean: float, std: float, added: bool, severity: Severity) -> None:
+    diagnosis = judged(lambda: Case(Branches(mean, std, added=added), torch.randn(8, 32, 10, 10)))[1]
+    assert {found.severity for found in diagnosis.of("F205")} == {severity}

@@ -73,13 +73,18 @@ def tied_conflict(evidence: Evidence) -> Iterator[Finding]:
             yield finding("F204", severity, node.name, seen, edits=evidence.redraw(node.name))
 
 
+SPREAD = 0.5
+"""Of the mean: RepVGG's scales are drawn from N(0.1, 0.1). A constant, or a draw close around one, tells of no plan."""
+
+
 @register(
     "F205",
     "a norm's scale that is not one",
     why="the scale multiplies every normalized value: drawn like a weight it shuts units off and flips them",
     threshold="a mean outside of ½ … 2, more than an activation's gain asks for, or values on both sides of zero (an "
     "error where they are drawn around it, within a sampling error of three or half a standard deviation); zero "
-    "is right for a scale within a residual branch that receives a gradient, and where the model adds one to it",
+    "is right for a scale within a residual branch that receives a gradient, and where the model adds one to it; small "
+    f"ones that spread by over {SPREAD:g} of their mean, of norms that are added to each other, are a note",
     remedy="set it to one",
     source="Goyal et al. 2017 (arXiv:1706.02677) for the intended zero",
 )
@@ -95,9 +100,24 @@ def norm_scale(evidence: Evidence) -> Iterator[Finding]:
         crossing = signal.min < 0 < signal.max and abs(signal.mean) < signal.std * max(
             0.5, 3 / math.sqrt(signal.elements)
         )
-        severity = Severity.ERROR if crossing or not signal.rms else Severity.WARNING
         seen = f"mean {signal.mean:.3g}, std {signal.std:.3g}"
+        if not crossing and _is_drawn_for_a_sum(evidence, node, signal):
+            yield finding("F205", Severity.NOTE, node.name, f"{seen}: drawn, of a branch that is added to others")
+            continue
+        severity = Severity.ERROR if crossing or not signal.rms else Severity.WARNING
         yield finding("F205", severity, node.name, seen, edits=(Edit(node.name, Ones()),))
+
+
+def _is_drawn_for_a_sum(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> bool:
+    """Whether small scales were drawn around a number over zero for norms whose outputs are added to each other."""
+    if not 0 < signal.mean < 0.5 or signal.std < SPREAD * signal.mean:
+        return False
+    for reader in evidence.signals.readers(node.name):
+        behind = (layer for layer in evidence.signals.layers[reader.index + 1 :] if layer.kind not in BRANCHED)
+        following = next(behind, None)
+        if following is not None and following.kind is Kind.SUM:
+            return True
+    return False
 
 
 def _one_is_added(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> bool:
@@ -119,6 +139,8 @@ def _opens(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> 
     return unseen or (node.stream is not None and node.name in evidence.intended_zeros)
 
 
+BRANCHED = (Kind.WEIGHT, Kind.NORM)
+"""What the other branches of a sum consist of, up to it."""
 RATIO = 10.0
 """A part ten times smaller has a hundredth of the variance of the sum."""
 SCALED = frozenset({"mul", "div", "true_divide"})
