@@ -120,3 +120,29 @@ class Branches(nn.Module):
 def test_scales_drawn_for_a_sum_are_a_note(mean: float, std: float, added: bool, severity: Severity) -> None:
     diagnosis = judged(lambda: Case(Branches(mean, std, added=added), torch.randn(8, 32, 10, 10)))[1]
     assert {found.severity for found in diagnosis.of("F205")} == {severity}
+
+
+class Highway(nn.Module):
+    """Layers that write a share of what they make over what they take in."""
+
+    def __init__(self, depth: int, bias: float) -> None:
+        super().__init__()
+        self.made = nn.ModuleList(nn.Linear(32, 32) for _ in range(depth))
+        self.share = nn.ModuleList(nn.Linear(32, 32) for _ in range(depth))
+        for layer in (*self.made, *self.share):
+            nn.init.xavier_normal_(layer.get_parameter("weight"))
+        for layer in self.share:
+            nn.init.constant_(layer.get_parameter("bias"), bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for made, share in zip(self.made, self.share, strict=True):
+            gate = torch.sigmoid(share(x))
+            x = gate * torch.tanh(made(x)) + (1 - gate) * x
+        return x
+
+
+@pytest.mark.parametrize(("depth", "severity"), [(6, Severity.NOTE), (20, Severity.WARNING)])
+def test_a_short_highway_may_start_as_a_plain_net(depth: int, severity: Severity) -> None:
+    diagnosis = judged(lambda: Case(Highway(depth, 4.0), torch.randn(64, 32)))[1]
+    assert {found.severity for found in diagnosis.of("F206")} == {severity}
+    assert not judged(lambda: Case(Highway(depth, -2.0), torch.randn(64, 32)))[1].of("F206")

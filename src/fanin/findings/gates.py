@@ -15,6 +15,8 @@ SHUT = -0.5
 """σ(-½) = 0.38: each step then loses more than half of the memory."""
 OPEN = 0.5
 """σ(½) = 0.62: under it a memory's half-life is one step."""
+SHALLOW = 10
+"""Layers: so many train without ways around them; where they do not, F305 or F402 tells."""
 
 
 @register(
@@ -23,7 +25,7 @@ OPEN = 0.5
     why="the memory loses a share of itself at every step, and with it the gradient of what was long ago",
     threshold=f"the two forget biases together under {SHUT:g}, where each step loses over half; a note under {OPEN:g}. "
     f"Of a gate written by hand, found by what it multiplies, under {SHUT:g}, or over {-SHUT:g} where it writes over "
-    "the state",
+    f"the state; a note in a highway of at most {SHALLOW} layers, which is then a plain net and may train as one",
     remedy="1 for the forget gate on one of torch's two biases, 0 for the rest; by hand 1 for what keeps the state, "
     "-1 for what writes over it",
     source="Jozefowicz et al. 2015; Gers et al. 2000",
@@ -58,4 +60,6 @@ def _written(evidence: Evidence) -> Iterator[Finding]:
                 bias = gates.bias(node)
                 seen = f"the bias of a {WORDS[name]} is {block.mean:.3g}"
                 edits = (Edit(node.name, bias[0] if bias else Zeros()),)
-                yield finding("F206", Severity.WARNING, node.name, seen, edits=edits)
+                shallow = gates.is_highway(node) and len(gates.highway) <= SHALLOW
+                severity = Severity.NOTE if shallow else Severity.WARNING
+                yield finding("F206", severity, node.name, seen, edits=() if shallow else edits)

@@ -43,6 +43,10 @@ class StateGates:
         highway = frozenset(_owner(node) for node in gates if node.is_weight) - feedback - feeding
         return cls(second, highway)
 
+    def is_highway(self, node: ParameterNode) -> bool:
+        """Whether a parameter belongs to such a module: its gate acts once on what goes through depth, not time."""
+        return _owner(node) in self.highway
+
     def bias(self, node: ParameterNode) -> Decision | None:
         """The bias of a gate that holds a state; None for any other.
 
