@@ -146,3 +146,33 @@ def test_a_short_highway_may_start_as_a_plain_net(depth: int, severity: Severity
     diagnosis = judged(lambda: Case(Highway(depth, 4.0), torch.randn(64, 32)))[1]
     assert {found.severity for found in diagnosis.of("F206")} == {severity}
     assert not judged(lambda: Case(Highway(depth, -2.0), torch.randn(64, 32)))[1].of("F206")
+
+
+class Twice(nn.Module):
+    """A small table, a norm whose ε outweighs it, and a second norm or none behind."""
+
+    def __init__(self, std: float, *, again: bool) -> None:
+        super().__init__()
+        self.table, self.first = nn.Embedding(50, 32), nn.LayerNorm(32)
+        self.second = nn.LayerNorm(32) if again else nn.Identity()
+        self.up, self.head = nn.Linear(32, 32), nn.Linear(32, 5)
+        nn.init.normal_(self.table.weight, std=std)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.first(self.table(tokens))
+        x = x + self.up(self.second(x))
+        result: Tensor = self.head(x)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("std", "again", "expected"),
+    [
+        (1e-4, True, Severity.NOTE),
+        (1e-4, False, Severity.WARNING),
+        (1e-7, True, Severity.WARNING),
+    ],
+)
+def test_a_norm_that_another_makes_up_for_is_a_note(std: float, again: bool, expected: Severity) -> None:
+    diagnosis = judged(lambda: Case(Twice(std, again=again), torch.randint(50, (8, 12))))[1]
+    assert next(found for found in diagnosis.of("F301") if found.place == "first").severity is expected

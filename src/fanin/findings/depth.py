@@ -81,7 +81,7 @@ def _swallowed(evidence: Evidence) -> Iterator[Finding]:
     """Norms whose ε is larger than what they normalize, and those that are left with nothing but zeros."""
     for layer in evidence.signals.of_kind(Kind.NORM) if evidence.finite else ():
         scales = [name for name in layer.weights if evidence.graph[name].role == Role.NORM_SCALE]
-        scale = evidence.signals.parameter(scales[0]).rms if scales else 1.0
+        scale = _scale(evidence, layer)
         # The mean over n positions takes √n from what differs, which is no weight's doing.
         limit = STARVED * scale / math.sqrt(evidence.averaged(layer, steps=2))
         if not scale or (scales and scale < 0.5) or layer.rms >= limit or not _standardizes(evidence, layer):
@@ -89,6 +89,8 @@ def _swallowed(evidence: Evidence) -> Iterator[Finding]:
         # The rows of a table outgrow an ε by themselves: a step of Adam's is larger than many a table that is meant so.
         table = bool(layer.index) and evidence.signals.layers[layer.index - 1].kind == Kind.EMBEDDING
         severity = Severity.ERROR if layer.rms * LINE < scale and not table else Severity.WARNING
+        if table and _norm_behind(evidence, layer):
+            severity = Severity.NOTE  # as RWKV's, whose tables are meant to start next to nothing
         if severity is Severity.WARNING and any(_is_shut(evidence, layer, name) for name in scales):
             continue
         if layer.rms * LINE < scale and _given(evidence, layer) > ABOVE_EPSILON:
@@ -97,6 +99,20 @@ def _swallowed(evidence: Evidence) -> Iterator[Finding]:
         elif layer.rms or _zero_weight(evidence, layer):  # else the model feeds it zeros, such as queries of a decoder
             seen = f"the norm puts out RMS {layer.rms:.3g} with a scale of {scale:.3g}: its ε outweighs the signal"
             yield finding("F301", severity, layer.name, seen, edits=evidence.redraw(*_feeding(evidence, layer)))
+
+
+def _norm_behind(evidence: Evidence, layer: LayerSignal) -> bool:
+    """Whether another norm follows at once, and makes up for what this one left."""
+    following = next(iter(evidence.signals.layers[layer.index + 1 :]), None)
+    if following is None or following.kind is not Kind.NORM:
+        return False
+    return following.rms >= STARVED * _scale(evidence, following)
+
+
+def _scale(evidence: Evidence, layer: LayerSignal) -> float:
+    """What a norm multiplies with: the RMS of its scales; 1 without any."""
+    scales = [name for name in layer.weights if evidence.graph[name].role == Role.NORM_SCALE]
+    return evidence.signals.parameter(scales[0]).rms if scales else 1.0
 
 
 def _is_shut(evidence: Evidence, layer: LayerSignal, scale: str) -> bool:
