@@ -167,3 +167,28 @@ def test_positions_follow_tokens_as_they_will_be(tied: bool, size: float) -> Non
     tokens, places = sizes(case, "tokens.weight", "places.weight")
     assert 0.01 < places < 2
     assert 0.01 < tokens < 2
+
+
+def test_what_a_weight_norm_hides_is_drawn_through_it() -> None:
+    def build() -> Case:
+        with pytest.warns(FutureWarning):
+            layers = [nn.utils.weight_norm(nn.Linear(24, 24)) for _ in range(3)]
+        for layer in layers:
+            nn.init.normal_(layer.weight, std=0.01)
+        model = nn.Sequential(layers[0], nn.ReLU(), layers[1], nn.ReLU(), layers[2], nn.ReLU(), nn.Linear(24, 4))
+        return Case(model, torch.randn(32, 24))
+
+    case, diagnosis = judged(build)
+    assert len(diagnosis.of("F202")) == 3
+    assert not serious(mended(case, diagnosis))
+
+
+def test_zeros_under_a_spectral_norm_are_drawn() -> None:
+    def build() -> Case:
+        first = nn.utils.parametrizations.spectral_norm(nn.Linear(24, 32))
+        nn.init.zeros_(first.get_parameter("parametrizations.weight.original"))
+        return Case(nn.Sequential(first, nn.ReLU(), nn.Linear(32, 4)), torch.randn(32, 24))
+
+    case, diagnosis = judged(build)
+    assert serious(diagnosis) == [("F310", "0")]
+    assert not serious(mended(case, diagnosis))

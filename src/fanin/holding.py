@@ -71,7 +71,7 @@ class _Held:
         used = fact.rms if fact.effective_std is None else fact.effective_std
         site = (node.fans, node.shape, node.axes)
         goal = wanted.expected(*site).std
-        if not (goal and used) or fact.non_finite:
+        if not (goal and used) or fact.non_finite or not math.isfinite(used):  # 0/0, of a weight of zeros
             return True
         return abs(math.log(other.expected(*site).std / goal)) < abs(math.log(used / goal))
 

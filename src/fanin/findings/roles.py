@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.depth import subtracts_channels
-from fanin.findings.evidence import DRAWN, Evidence, varying, weight_rms
+from fanin.findings.evidence import DRAWN, Evidence, Hidden, varying, weight_rms
 from fanin.findings.registry import finding, register
 from fanin.findings.scales import LARGE
 from fanin.graph import ParameterNode, Role
@@ -31,7 +31,16 @@ def hidden_weight(evidence: Evidence) -> Iterator[Finding]:
     for hidden in evidence.hidden:
         if hidden.off > HIDDEN * hidden.used:
             seen = f"{hidden.name} was set to RMS {hidden.was_set:.3g}; the layer uses one of RMS {hidden.used:.3g}"
-            yield finding("F202", Severity.ERROR, hidden.source, seen)
+            yield finding("F202", Severity.ERROR, hidden.source, seen, edits=_written(evidence, hidden))
+
+
+def _written(evidence: Evidence, hidden: Hidden) -> tuple[Edit, ...]:
+    """An edit of the directions, with which a plan writes the norms, and the weight that both make, at once.
+
+    It leaves the size that the layer has used all along: what was meant is known to the reader alone.
+    """
+    direction = f"{hidden.name}_v"
+    return (Edit(direction, Normal(hidden.used)),) if direction in evidence.graph and hidden.used else ()
 
 
 @register(
