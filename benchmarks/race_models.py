@@ -136,10 +136,22 @@ def plain(depth: int, activation: Callable[[], nn.Module], width: int = 96) -> C
     return build
 
 
-def plain_convolutions(depth: int) -> nn.Module:
-    layers: list[nn.Module] = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU()]
+def normed(depth: int, norm: Callable[[int], nn.Module], width: int = 64) -> Callable[[], nn.Module]:
+    """A plain deep network of ReLUs over digits, with a norm in every layer."""
+
+    def build() -> nn.Module:
+        layers: list[nn.Module] = [nn.Linear(64, width), norm(width), nn.ReLU()]
+        for _ in range(depth - 2):
+            layers += [nn.Linear(width, width), norm(width), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Linear(width, 10))
+
+    return build
+
+
+def plain_convolutions(depth: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Module:
+    layers: list[nn.Module] = [nn.Conv2d(1, 16, 3, padding=1), activation()]
     for _ in range(depth - 2):
-        layers += [nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()]
+        layers += [nn.Conv2d(16, 16, 3, padding=1), activation()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
 
 
@@ -210,6 +222,22 @@ class Highway(nn.Module):
         return self.head(x)
 
 
+class Multiplied(nn.Module):
+    """Gated layers in a chain, their gates and values packed, without norms or streams."""
+
+    def __init__(self, depth: int, activation: Callable[[Tensor], Tensor], width: int = 48) -> None:
+        super().__init__()
+        self.enter, self.head, self.activation = nn.Linear(64, width), nn.Linear(width, 10), activation
+        self.layers = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        for layer in self.layers:
+            gate, value = layer(x).chunk(2, -1)
+            x = self.activation(gate) * value
+        return self.head(x)
+
+
 class Mixer(nn.Module):
     """An MLP-Mixer over eight rows of eight pixels."""
 
@@ -233,6 +261,38 @@ class Mixer(nn.Module):
         return self.head(self.norm(x).mean(1))
 
 
+class Neighbours(nn.Module):
+    """Layers over the sums of nodes and their neighbours, as in graph isomorphism networks; every input is a graph."""
+
+    def __init__(self, depth: int, width: int = 32) -> None:
+        super().__init__()
+        self.enter, self.head = nn.Linear(8, width), nn.Linear(width, 10)
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)) for _ in range(depth)
+        )
+        pairs = [(i, j) for i in range(8) for j in range(8) if i != j]
+        self.register_buffer("edges", torch.tensor(pairs).T)
+
+    def forward(self, x: Tensor) -> Tensor:
+        nodes = self.enter(x).transpose(0, 1)
+        for layer in self.layers:
+            gathered = torch.zeros_like(nodes).index_add(0, self.edges[1], nodes[self.edges[0]])
+            nodes = torch.relu(layer(nodes + gathered))
+        return self.head(nodes.mean(0))
+
+
+class Ratings(nn.Module):
+    """Two tables whose rows are joined and read by plain layers."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.users, self.items = nn.Embedding(150, width), nn.Embedding(200, width)
+        self.layers = nn.Sequential(nn.Linear(2 * width, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1))
+
+    def forward(self, pairs: Tensor) -> Tensor:
+        return self.layers(torch.cat([self.users(pairs[:, 0]), self.items(pairs[:, 1])], -1)).squeeze(-1)
+
+
 class RecurrentLanguage(nn.Module):
     """Characters in, the next ones out."""
 
@@ -248,6 +308,15 @@ class RecurrentLanguage(nn.Module):
 def residual_single(depth: int, activation: Callable[[], nn.Module], width: int = 64) -> nn.Module:
     """Branches of one layer each, whose activation is the last thing that they do."""
     blocks = [Residual(nn.Linear(width, width), activation()) for _ in range(depth)]
+    return nn.Sequential(nn.Linear(64, width), *blocks, nn.Linear(width, 10))
+
+
+def residual_batch_norms(depth: int, width: int = 64) -> nn.Module:
+    def branch() -> Residual:
+        first, second = (nn.Linear(width, width, bias=False) for _ in range(2))
+        return Residual(first, nn.BatchNorm1d(width), nn.ReLU(), second, nn.BatchNorm1d(width))
+
+    blocks = [nn.Sequential(branch(), nn.ReLU()) for _ in range(depth)]
     return nn.Sequential(nn.Linear(64, width), *blocks, nn.Linear(width, 10))
 
 

@@ -19,6 +19,9 @@ from race_models import (
     HandWritten,
     Highway,
     Mixer,
+    Multiplied,
+    Neighbours,
+    Ratings,
     Recurrent,
     RecurrentLanguage,
     Transformer,
@@ -26,10 +29,12 @@ from race_models import (
     elman_step,
     gated,
     gru_step,
+    normed,
     packed_gates,
     plain,
     plain_convolutions,
     residual_bare_convolutions,
+    residual_batch_norms,
     residual_convolutions,
     residual_plain,
     residual_single,
@@ -109,6 +114,20 @@ def adding_batch(generator: torch.Generator) -> Batch:
     return torch.cat([values, marks], -1), (values * marks).sum(1)
 
 
+@cache
+def tastes() -> tuple[Tensor, Tensor]:
+    """What 150 users and 200 items are like, in four numbers each."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(150, 4, generator=generator), torch.randn(200, 4, generator=generator)
+
+
+def rating_batch(generator: torch.Generator) -> Batch:
+    """Users and items, and how the one likes the other."""
+    users, items = tastes()
+    pairs = torch.stack([torch.randint(len(table), (128,), generator=generator) for table in (users, items)], 1)
+    return pairs, (users[pairs[:, 0]] * items[pairs[:, 1]]).sum(1) / 2
+
+
 VECTOR, IMAGE, ROWS = digit_batch((64,)), digit_batch((1, 8, 8)), digit_batch((8, 8))
 
 TASKS: tuple[Task, ...] = (
@@ -125,6 +144,9 @@ TASKS: tuple[Task, ...] = (
     Task("plain-20-elu", plain(20, nn.ELU, 64), VECTOR),
     Task("plain-8-softplus", plain(8, nn.Softplus, 64), VECTOR),
     Task("plain-30-softplus", plain(30, nn.Softplus), VECTOR),
+    Task("normed-30-layer", normed(30, nn.LayerNorm), VECTOR, steps=150),
+    Task("normed-30-batch", normed(30, nn.BatchNorm1d), VECTOR, steps=150),
+    Task("conv-10-tanh", lambda: plain_convolutions(10, nn.Tanh), IMAGE, steps=150),
     Task("conv-20-plain", lambda: plain_convolutions(20), IMAGE, steps=150),
     Task("residual-30-bare", lambda: residual_plain(30), VECTOR),
     Task("residual-48-tanh", lambda: residual_single(48, nn.Tanh), VECTOR),
@@ -132,13 +154,18 @@ TASKS: tuple[Task, ...] = (
     Task("residual-conv-bare", lambda: residual_bare_convolutions(16), IMAGE, steps=100),
     Task("vgg-norm", vgg_with_norms, IMAGE, steps=80),
     Task("residual-conv-norm", lambda: residual_convolutions(6), IMAGE, steps=100),
+    Task("residual-33-batch", lambda: residual_batch_norms(33), VECTOR, steps=120),
     Task("autoencoder", autoencoder, digit_batch((1, 8, 8), "image"), "adam"),
     Task("gated-12", lambda: gated(12), VECTOR),
     Task("gated-24-packed", lambda: packed_gates(24, functional.silu), VECTOR, "adam"),
     Task("gated-12-sigmoid", lambda: packed_gates(12, torch.sigmoid), VECTOR),
+    Task("product-6", lambda: Multiplied(6, functional.silu), VECTOR, "adam"),
+    Task("product-10-sigmoid", lambda: Multiplied(10, torch.sigmoid), VECTOR),
     Task("highway-10", lambda: Highway(10), VECTOR),
     Task("highway-30", lambda: Highway(30), VECTOR),
     Task("mixer", lambda: Mixer(6, 32), ROWS, "adam", 120),
+    Task("neighbours", lambda: Neighbours(4), ROWS, "adam", 150),
+    Task("ratings", Ratings, rating_batch, "adam", 300),
     Task("lstm-rows", lambda: Recurrent(nn.LSTM(8, 64, batch_first=True), 64, 10), ROWS, "adam", 150),
     Task("lstm-recall", lambda: Recurrent(nn.LSTM(8, 64, batch_first=True), 64, 8), recall_batch, "adam", 250),
     Task("rnn-recall", lambda: Recurrent(nn.RNN(8, 64, batch_first=True), 64, 8), recall_batch, "adam", 250),

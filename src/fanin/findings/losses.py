@@ -66,7 +66,7 @@ def first_loss(evidence: Evidence) -> Iterator[Finding]:
     if spread:
         yield finding("F309", severity, spread[0].pattern, seen, edits=spread)
         return
-    wild = [name for name in _output_biases(evidence) if _outweighs(evidence, name, entropy=_is_entropy(uninformed))]
+    wild = [name for name in _output_biases(evidence) if _outweighs(evidence, name, entropy=is_entropy(uninformed))]
     if wild:
         edits = tuple(Edit(name, Zeros()) for name in wild)
         yield finding("F309", severity, wild[0], seen, edits=edits, places=wild[1:])
