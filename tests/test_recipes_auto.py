@@ -999,3 +999,32 @@ def test_only_chains_of_gates_with_biases_start_open() -> None:
 
     assert gate(10) == pytest.approx(1 / 10 / math.sqrt(32))
     assert gate(10, bias=False) == gate(2) == pytest.approx(gain("silu") / math.sqrt(32))
+
+
+class Normed(nn.Module):
+    """relu(x + f(x)), whose branch ends in a batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (nn.Linear(32, 32, bias=False) for _ in range(2))
+        self.norm1, self.norm2 = nn.BatchNorm1d(32), nn.BatchNorm1d(32)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(x + self.norm2(self.second(torch.relu(self.norm1(self.first(x))))))
+
+
+@pytest.mark.parametrize("branches", [6, 40])
+def test_gradients_do_not_explode_through_many_batch_norms(branches: int) -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Sequential(nn.Linear(16, 32), *[Normed() for _ in range(branches)], nn.Linear(32, 4))
+    x = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    plan = fanin.initialize(model, x, seed=0)
+    first = model[0](x).detach().requires_grad_()
+    last = model[1:-1](first)
+    projection = torch.randn(last.shape, generator=torch.Generator().manual_seed(1))
+    (gradient,) = torch.autograd.grad((last * projection).sum(), first)
+    assert gradient.norm() < 50 * projection.norm()
+    scale = branches**-0.25 if branches > 12 else 1.0
+    assert plan["1.norm2.weight"].expected.mean == pytest.approx(scale)
+    assert plan["1.norm1.weight"].expected.mean == 1.0
+    assert not [finding for finding in fanin.diagnose(model, x).findings if finding.code == "F205"]

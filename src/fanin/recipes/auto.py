@@ -6,6 +6,7 @@ Rules were chosen by small races; `docs/decisions.md` keeps the record, and says
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fanin import gains
@@ -32,6 +33,7 @@ from fanin.recipes.rules import Decision
 from fanin.recipes.state_gates import StateGates
 from fanin.recipes.states import state_power
 from fanin.schemes import (
+    Constant,
     Keep,
     LooksLinear,
     Normal,
@@ -49,6 +51,9 @@ LONE_HEAD = 0.3
 
 MOST_AVERAGED = 16
 """Numbers averaged, up to which a weight makes up for it: twice as large at most, in case they are all alike."""
+
+MANY = 12
+"""Branches that end in batch norms, from which on these start smaller. With six the races are even."""
 
 
 @register("auto", sources=("he2015", "saxe2014", "balduzzi2017"))
@@ -72,6 +77,7 @@ def auto(graph: Graph) -> Plan:
         state_gates=StateGates.of(nodes),
         kinks=Kinks.of(nodes),
         products=Products.of(nodes),
+        endings=_endings(nodes),
         exponents=sum(map(makes_exponent, nodes)),
     )
     return Plan.of(graph, "auto", chooser.choose)
@@ -101,6 +107,8 @@ class _Chooser:
     """Narrow layers, whose biases spread."""
     products: Products | None
     """A chain of gated layers, which start open."""
+    endings: dict[str, int]
+    """The scales of batch norms that end residual branches, and how many branches their streams have."""
     exponents: int
     """The weights that make exponents of factors."""
 
@@ -121,6 +129,9 @@ class _Chooser:
             return Normal(
                 1 / math.sqrt(width)
             ), f"positions as wide as the tied embedding they are added to: 1/√{width}"
+        if (branches := self.endings.get(node.name, 0)) >= MANY:
+            words = f"batch norm that ends a residual branch, {branches} in the stream: 1/∜{branches}"
+            return Constant(float(f"{branches**-0.25:.12g}")), f"{words}, so that the gradient does not explode"
         return beside_weights(node)
 
     def _bias(self, node: ParameterNode) -> tuple[Scheme, str]:
@@ -240,6 +251,11 @@ class _Chooser:
         packed = {block.activation for block in node.axes.blocks if block.name == "gate"}
         found = packed or self.factors
         return next(iter(found)) if len(found) == 1 else None
+
+
+def _endings(nodes: Sequence[ParameterNode]) -> dict[str, int]:
+    normed = {node.name for node in nodes if any(op.target == "batch_norm" for op in node.ops)}
+    return {node.tamed_by: node.stream_depth for node in nodes if node.tamed_by in normed}
 
 
 def _of_state(node: ParameterNode) -> str:
