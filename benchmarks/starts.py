@@ -1,6 +1,6 @@
 """The zoo's first step: models of the three libraries as constructed, and as the auto recipe fills them.
 
-    python benchmarks/starts.py [--only timm] [--limit 100] [--stored] [--write]
+    python benchmarks/starts.py [--only timm] [--limit 100] [--again missed] [--stored] [--write]
 
 Each model runs forward and backward once on made-up inputs (noise, random tokens). Counted is
 
@@ -12,7 +12,8 @@ Each model runs forward and backward once on made-up inputs (noise, random token
   both as norms.
 
 A model counts as started when all three hold. What ran is in `docs/benchmarks/starts.json`, model by model; ``--write``
-puts the table into `docs/starts.md`.
+puts the table into `docs/starts.md`; ``--again`` runs again what had missed a criterion, or models whose names begin
+with a word.
 """
 
 from __future__ import annotations
@@ -141,10 +142,13 @@ def compared(library: str, name: str) -> Row:
     return {"skipped": "no made-up inputs fit"}
 
 
-def sweep(library: str, store: dict[str, Any], limit: int | None) -> None:
-    """Run what is not in the store yet, and save after every model."""
+def sweep(library: str, store: dict[str, Any], limit: int | None, again: str) -> None:
+    """Run what is not in the store yet, or again what is chosen there, and save after every model."""
     rows = store.setdefault(library, {})
-    names = [name for name in LIBRARIES[library][0](store) if name not in rows]
+    if again:
+        names = [name for name, row in rows.items() if (_missed(row) if again == "missed" else name.startswith(again))]
+    else:
+        names = [name for name in LIBRARIES[library][0](store) if name not in rows]
     if library != "timm":  # whose smallest of each family come first; so that a part is a sample
         random.Random(0).shuffle(names)
     for name in track(names[:limit], library):
@@ -173,7 +177,7 @@ def table(store: Mapping[str, Any]) -> str:
         f"- {library}/{name}: " + "; ".join(_why(row["auto"]))
         for library in LIBRARIES
         for name, row in store.get(library, {}).items()
-        if "auto" in row and not all(row["auto"][criterion] for criterion in CRITERIA)
+        if _missed(row)
     ]
     broken = [
         f"- {library}/{name}: {row['failed']}"
@@ -185,6 +189,10 @@ def table(store: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", *words, *(["", "What did not run:", "", *broken] if broken else [])])
 
 
+def _missed(row: Row) -> bool:
+    return "auto" in row and not all(row["auto"][criterion] for criterion in CRITERIA)
+
+
 def _why(row: Row) -> list[str]:
     words = [] if row["finite"] else ["not finite"]
     words += [] if row["forward"] else [f"RMS {row['worst']:.3g} times the target at `{row['place']}`"]
@@ -193,11 +201,13 @@ def _why(row: Row) -> list[str]:
 
 def main() -> None:
     """Run the comparison."""
-    options = parser_of(__doc__, PAGE).parse_args()
+    parser = parser_of(__doc__, PAGE)
+    parser.add_argument("--again", default="", help="run again what had missed, or models whose names begin so")
+    options = parser.parse_args()
     prepare()
     store = json.loads(STORE.read_text(encoding="utf-8")) if STORE.exists() else {}
     for library in () if options.stored else options.only or LIBRARIES:
-        sweep(library, store, options.limit)
+        sweep(library, store, options.limit, options.again)
     text = table(store)
     print(text)
     if options.write:
