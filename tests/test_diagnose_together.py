@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fanin.diagnoses import Diagnosis
+from fanin.diagnoses import Diagnosis, Severity
 from judging import Case, judged, mended, serious
 
 WIDTH, TOKENS, PLACES = 64, 96, 16
@@ -191,4 +191,19 @@ def test_zeros_under_a_spectral_norm_are_drawn() -> None:
 
     case, diagnosis = judged(build)
     assert serious(diagnosis) == [("F310", "0")]
+    assert not serious(mended(case, diagnosis))
+
+
+@pytest.mark.parametrize(("gain", "foreseen"), [(4.0, True), (0.5, False)])
+def test_attention_that_a_mended_norm_would_make_sharp_is_mended_with_it(gain: float, foreseen: bool) -> None:
+    def build() -> Case:
+        model = Relative(1.0)
+        model.tokens.weight = nn.Parameter(model.tokens.weight.detach() / 50)
+        nn.init.normal_(model.qkv.weight, std=gain / WIDTH**0.5)
+        nn.init.normal_(model.norm.weight, std=0.3)
+        return language(tied=True)._replace(model=model)
+
+    case, diagnosis = judged(build)
+    assert serious(diagnosis) == [("F205", "norm.weight")]
+    assert [found.severity for found in diagnosis.of("F308")] == [Severity.NOTE] * foreseen
     assert not serious(mended(case, diagnosis))

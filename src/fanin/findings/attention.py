@@ -31,25 +31,50 @@ SMALL_BIAS = 0.02
     "attention that is one-hot",
     why="a softmax over large scores passes no gradient to queries and keys; each position copies another at random",
     threshold="entropy under a third of the uniform one, where ∛keys are left of the keys; an error under "
-    f"{ONE_HOT:g}. Uniform attention is a healthy start",
+    f"{ONE_HOT:g}. Uniform attention is a healthy start. A note where it is not yet so, and will be once the scale of "
+    "the norm before it is mended",
     remedy="queries and keys of gain 1, scores times 1/√head width; where the model has no such factor, smaller "
     "queries do the same, and where it learns one of unit vectors, a smaller start of it; one that is fixed is in the "
     "model's code; biases of scores near zero",
     source="Vaswani et al. 2017, section 3.2.1; Zhai et al. 2023 (arXiv:2303.06296)",
+    last=True,
 )
 def one_hot(evidence: Evidence) -> Iterator[Finding]:
     """Entropy of attention far below uniform."""
     for layer in evidence.signals.of_kind(Kind.ATTENTION):
-        if layer.entropy is None or (layer.keys or 0) < FEW_KEYS or layer.entropy >= SHARP or layer.non_finite:
+        if layer.entropy is None or (layer.keys or 0) < FEW_KEYS or layer.non_finite:
             continue
-        severity = Severity.ERROR if layer.entropy < ONE_HOT else Severity.WARNING
-        seen = f"entropy {layer.entropy:.2f} of the uniform one over {layer.keys:.0f} keys"
-        yield finding("F308", severity, layer.name, seen, edits=_softened(evidence, layer))
+        grown = _grown(evidence, layer)
+        if layer.entropy < SHARP:
+            severity = Severity.ERROR if layer.entropy < ONE_HOT else Severity.WARNING
+            seen = f"entropy {layer.entropy:.2f} of the uniform one over {layer.keys:.0f} keys"
+            yield finding("F308", severity, layer.name, seen, edits=_softened(evidence, layer, grown))
+        elif grown > 1 and _will_be_sharp(layer, grown):
+            seen = f"once the norm before it is mended, scores are {grown:.2g} times larger, and attention is one-hot"
+            yield finding("F308", Severity.NOTE, layer.name, seen, edits=_softened(evidence, layer, grown))
 
 
-def _softened(evidence: Evidence, layer: LayerSignal) -> tuple[Edit, ...]:
+def _grown(evidence: Evidence, layer: LayerSignal) -> float:
+    """By what the scores grow when the norm before queries and keys gets the scale that remedies plan."""
+    readers = (reader for name in _scores(evidence, layer) for reader in _before(evidence, name, layer))
+    first = min((reader.index for reader in readers), default=0)
+    norms = (one for one in reversed(evidence.signals.layers[:first]) if one.kind is Kind.NORM)
+    scales = [name for name in next((one.weights for one in norms), ()) if evidence.graph[name].role == Role.NORM_SCALE]
+    return math.prod(evidence.becomes(name) for name in scales) ** 2
+
+
+def _before(evidence: Evidence, name: str, layer: LayerSignal) -> list[LayerSignal]:
+    return [reader for reader in evidence.signals.readers(name) if reader.index <= layer.index][-1:]
+
+
+def _will_be_sharp(layer: LayerSignal, grown: float) -> bool:
+    """Whether normal scores that are so many times larger cost as much entropy as makes a finding."""
+    return ((layer.score_std or 0.0) * grown) ** 2 / 2 > (1 - SHARP) * math.log(layer.keys or 1)
+
+
+def _softened(evidence: Evidence, layer: LayerSignal, grown: float) -> tuple[Edit, ...]:
     """Edits after which the scores have a standard deviation of 1 over the keys: of their scale, or of queries."""
-    spread = layer.score_std or 1.0
+    spread = (layer.score_std or 1.0) * grown
     factor = learned_factor(evidence, layer.index)
     if factor is not None:
         return (factor.divided(spread),)

@@ -130,7 +130,9 @@ class Evidence:
         """By what the remedies found so far multiply a parameter's RMS; 1 where they leave it."""
         node, have = self.graph[name], weight_rms(self.signals.parameter(name))
         scheme = self.planned.get(name)
-        return scheme.expected(node.fans, node.shape, node.axes).std / have if scheme is not None and have else 1.0
+        if scheme is None or not have:
+            return 1.0
+        return math.hypot(*scheme.expected(node.fans, node.shape, node.axes)) / have
 
     @cached_property
     def intended_zeros(self) -> frozenset[str]:
