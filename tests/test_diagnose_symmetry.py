@@ -255,3 +255,17 @@ def test_kernels_repeated_over_frames_are_no_shards() -> None:
         return Case(model, torch.randn(8, 6, 8, 8))
 
     assert not serious(judged(build)[1])
+
+
+def test_identities_written_again_and_again_are_no_shards() -> None:
+    """A sub-pixel convolution that starts by repeating what it takes in."""
+
+    def build() -> Case:
+        model = nn.Sequential(nn.Conv1d(4, 16, 3), nn.ReLU(), nn.Conv1d(16, 64, 3, padding=1), nn.ReLU())
+        weight = model[2].weight.detach()
+        weight.zero_()[:, :, 1] = torch.eye(16).repeat(4, 1)
+        return Case(
+            nn.Sequential(*model, nn.Unflatten(1, (4, 16)), nn.Flatten(), nn.Linear(896, 4)), torch.randn(8, 4, 16)
+        )
+
+    assert "F103" not in judged(build)[1].codes

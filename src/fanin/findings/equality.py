@@ -163,7 +163,7 @@ def equal_shards(evidence: Evidence) -> Iterator[Finding]:
     for node, signal in evidence.drawn():
         if signal.constant or signal.non_finite:
             continue
-        if signal.repeats > 1 and not _shuffled(evidence, signal):
+        if signal.repeats > 1 and signal.zero <= SPARSE and not _shuffled(evidence, signal):
             seen = f"the same block {signal.repeats} times along the first axis"
         elif signal.duplicate_slices:
             seen = f"{signal.duplicate_slices:.0%} of the stacked weights equal another"
