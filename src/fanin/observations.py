@@ -89,6 +89,8 @@ class LayerSignal(Observation):
         shape: of its output.
         dtype: of its output, as torch prints it without the prefix.
         weights: the parameters that it reads, by their first names.
+        behind: of an activation, the parameters that made what it takes in: of the weight before it, of a bias beside
+            that and of norms between; from the nearest on.
         weight_depth: how many weights lie behind it on the longest path, itself included: the depth axis of profiles.
         tower: on which way through the model it lies: all that starts at one first weight has the same number, from 0;
             where ways join, the deepest goes on, of two the first. None before any weight.
@@ -142,6 +144,7 @@ class LayerSignal(Observation):
     shape: tuple[int, ...]
     dtype: str = "float32"
     weights: tuple[str, ...] = ()
+    behind: tuple[str, ...] = ()
     weight_depth: int = 0
     tower: int | None = None
     scores: bool = False

@@ -16,6 +16,10 @@ _FORK_STEPS = 8
 """How many operations a shortcut may pass (pooling, a projection, a norm) and still be one."""
 
 
+_MADE_STEPS = 16
+"""How many operations may lie between a weight and an activation: moves, a bias, a norm, a sum."""
+
+
 @dataclass(slots=True, eq=False)
 class Trail:
     """The path to one tensor.
@@ -99,6 +103,19 @@ def is_branch(branch: Trail, stream: Trail) -> bool:
             return False
         fork = fork.parents[0]
     return False
+
+
+def made_by(trail: Trail) -> tuple[str, ...]:
+    """The parameters of the last weight before a tensor, and of what came between; from the nearest on."""
+    names: dict[str, None] = {}
+    steps = [trail]
+    for _ in range(_MADE_STEPS):
+        if not steps:
+            break
+        here = steps.pop(0)
+        names |= dict.fromkeys(here.weights)
+        steps += [parent for parent in here.parents if parent.depth == trail.depth and not parent.parameter]
+    return tuple(names)
 
 
 def moved_axis(name: str, args: tuple[Any, ...], axis: int | None, ndim: int) -> int | None:

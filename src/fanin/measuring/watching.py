@@ -30,6 +30,7 @@ from fanin.measuring.trails import (
     Trail,
     is_branch,
     leave,
+    made_by,
     moved_axis,
     tensors_in,
     trail_of,
@@ -258,7 +259,7 @@ class Watch(TorchFunctionMode):
         index = len(self.signals)
         signal = LayerSignal(index, target, self.path[-1], target, kind, tuple(output.shape), _dtype(output))
         signal = replace(signal, weights=trail.weights, weight_depth=trail.depth, tower=trail.tower)
-        signal = replace(signal, scores=trail.scores)
+        signal = replace(signal, scores=trail.scores, behind=made_by(trail) if kind is Kind.ACTIVATION else ())
         with torch.no_grad(), torch.autocast(output.device.type, enabled=False):
             signal = self._with_statistics(signal, output.detach(), trail)
         if before is not None:
