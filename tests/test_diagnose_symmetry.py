@@ -269,3 +269,13 @@ def test_identities_written_again_and_again_are_no_shards() -> None:
         )
 
     assert "F103" not in judged(build)[1].codes
+
+
+@pytest.mark.parametrize(("noise", "equal"), [(0.0, True), (1e-8, True), (1e-3, False)])
+def test_noise_that_tells_no_units_apart_is_none(noise: float, equal: bool) -> None:
+    def build() -> Case:
+        model = nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 4))
+        nn.init.normal_(model[2].weight, 0.05, noise)
+        return Case(model, torch.randn(32, 16), classes(4, 32))
+
+    assert (("F101", "2.weight") in serious(judged(build)[1])) is equal

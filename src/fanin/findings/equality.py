@@ -14,6 +14,9 @@ from fanin.observations import ParameterSignal
 TOKENS = frozenset({Role.TOKEN, Role.POSITION, Role.OTHER})
 """The roles of learned vectors that are put in whole, as a set; a bias of one number an axis is none."""
 
+NEARLY = 1e-5
+"""Of their mean: differences that small are no draw, and grow in proportion to themselves."""
+
 
 @register(
     "F101",
@@ -23,7 +26,8 @@ TOKENS = frozenset({Role.TOKEN, Role.POSITION, Role.OTHER})
     threshold="any two rows or columns equal in every bit, which random draws never are; an error from half of them "
     "on. Where other parameters or noise make the weight that is used, its units have to be equal too. Equal columns "
     "whose gradients differ are told apart by the first step: a warning, and a note where they read the model's "
-    "inputs, as kernels repeated over colours do; not where all weights of a unit are one number. Learned tokens "
+    "inputs, as kernels repeated over colours do; not where all weights of a unit are one number. Values that are one "
+    f"number to within {NEARLY:g} of it are an error too. Learned tokens "
     "(latents, queries, prompts) only where their gradients are all the same too: where positions or targets tell "
     "them apart, they may start alike. Units of an output layer of zeros only where their gradients come in two or "
     "more sets of equally many that are the same, as those of the components of a mixture do. Positions that are one "
@@ -41,6 +45,10 @@ def equal_units(evidence: Evidence) -> Iterator[Finding]:
         if signal.repeats > 1 or _side_shards(node, signal):
             continue
         if FORMING.intersection(node.reparametrized) or signal.effective_duplicates == 0:
+            continue
+        if not signal.constant and signal.std <= NEARLY * abs(signal.mean) and _tells_apart(node, signal):
+            words = f"all values are one number, {signal.mean:.3g}, to within {signal.std / abs(signal.mean):.1g} of it"
+            yield finding("F101", Severity.ERROR, node.name, words, edits=evidence.redraw(node.name))
             continue
         meant = _shuffled(evidence, signal) or _slices_repeat(signal)
         rows = 0.0 if meant else max(signal.duplicate_rows - _zero_blocks(node, signal), 0.0)
