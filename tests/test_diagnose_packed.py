@@ -56,6 +56,13 @@ def test_blocks_of_other_scales_are_no_outliers_of_each_other() -> None:
     assert "F106" not in judged(lambda: attention(queries))[1].codes
 
 
+def test_a_block_of_zeros_in_part_has_no_outliers() -> None:
+    def part(weight: torch.Tensor) -> None:
+        weight[64:84] = 0.0
+
+    assert "F106" not in judged(lambda: attention(part))[1].codes
+
+
 def gated(inputs: int, fill: Callable[[torch.Tensor], object] | None) -> Case:
     model = nn.LSTM(inputs, 32)
     for weight in (model.weight_ih_l0, model.weight_hh_l0) if fill else ():
@@ -74,3 +81,4 @@ def test_gates_that_are_drawn_as_one_are_told() -> None:
     assert told == ["weight_ih_l0", "weight_hh_l0"]
     assert "F209" not in judged(lambda: gated(24, by_gate))[1].codes
     assert "F209" not in judged(lambda: gated(64, None))[1].codes, "torch's default, of the same std by accident"
+    assert "F209" in judged(lambda: attention(lambda _: None))[1].codes, "torch's default for attention is a fault"

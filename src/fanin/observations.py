@@ -203,8 +203,8 @@ class BlockSignal(Observation):
     Args:
         name: what its rows compute.
         mean, std: of its values.
-        bulk: its standard deviation, taken from the interquartile range: outliers do not raise it. 0 of fewer values
-            than quartiles need.
+        bulk: its standard deviation, taken from the interquartile range: outliers do not raise it. 0 where over a
+            quarter are zero, or values are too few for quartiles.
         grad_rms: root mean square of its gradient; None unless all its values are zero and a gradient arrived.
         blocked: of a block that is all zero and whose gradient is: as of a parameter; else None.
     """

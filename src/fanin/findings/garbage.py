@@ -160,7 +160,7 @@ def _without_tails(signal: ParameterSignal) -> Scheme:
     """A normal law as wide as the bulk; each block's own, where there are blocks."""
     if not signal.blocks:
         return Normal(max(abs(signal.min), abs(signal.max)) / signal.outlier)
-    return Packed.of({block.name: Normal(block.bulk) if block.bulk else Zeros() for block in signal.blocks})
+    return Packed.of({block.name: Normal(block.bulk or block.std) if block.std else Zeros() for block in signal.blocks})
 
 
 @register(

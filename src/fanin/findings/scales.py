@@ -244,7 +244,7 @@ def packed_as_one(evidence: Evidence) -> Iterator[Finding]:
         if node.role not in (Role.LINEAR, Role.RECURRENT) or len(node.axes.blocks) < 2 or len(node.shape) != 2:
             continue
         # Of an LSTM with twice as many inputs as units, torch's default is the same number.
-        if node.default is not None and _is_default(node, signal):
+        if node.role is Role.RECURRENT and node.default is not None and _is_default(node, signal):
             continue
         together = math.sqrt(2 / (node.shape[0] + node.shape[1]))
         if (

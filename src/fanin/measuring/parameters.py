@@ -24,6 +24,9 @@ _QUARTILE_SAMPLE = 4096
 _FEW = 64
 """Of fewer values the quartiles say little of the standard deviation: with 64 it is off by a fifth at two sigma."""
 
+_ZEROS = 0.25
+"""With more zeros the quartiles are those of zeros."""
+
 _DISTINCT = 256
 """Values that are compared with each other."""
 
@@ -139,8 +142,13 @@ def _blocks(values: torch.Tensor, axes: Axes) -> tuple[tuple[BlockSignal, ...], 
     if not axes.blocks or len(axes.out_axis) != 1:
         return (), (_Bulk.of(values),)
     parts = {block.name: block_of(values, axes, block.name) for block in axes.blocks}
-    bulks = {name: _Bulk.of(part) if part.numel() >= _FEW else _Bulk() for name, part in parts.items()}
+    bulks = {name: _Bulk.of(part) if _has_bulk(part) else _Bulk() for name, part in parts.items()}
     return tuple(_block(part, name, bulks[name].std) for name, part in parts.items()), tuple(bulks.values())
+
+
+def _has_bulk(values: torch.Tensor) -> bool:
+    """Whether quartiles say what most values of a block are: not of few, nor of zeros."""
+    return values.numel() >= _FEW and zero_share(values) <= _ZEROS
 
 
 def _block(values: torch.Tensor, name: str, bulk: float) -> BlockSignal:
@@ -322,8 +330,13 @@ def _repeats(values: torch.Tensor, *, stacked: bool) -> int:
 
 def _side_repeats(values: torch.Tensor, axes: Axes) -> int:
     """How often one block fills the tensor along an axis of inputs or outputs that is not its first."""
-    sides = [axis for axis in (*axes.in_axis, *axes.out_axis) if 0 < axis < values.ndim]
-    return max((_repeats(values.transpose(0, axis), stacked=False) for axis in sides), default=1)
+    sides = (values.transpose(0, axis) for axis in (*axes.in_axis, *axes.out_axis) if 0 < axis < values.ndim)
+    return max((_repeats(side, stacked=False) for side in sides if not _is_one_slice(side)), default=1)
+
+
+def _is_one_slice(values: torch.Tensor) -> bool:
+    """Whether all is the same along the first axis: equal units, and no block of several."""
+    return torch.equal(values[:1], values[1:2]) and torch.equal(values[:-1], values[1:])
 
 
 def twins_of(entries: Sequence[NamedParameter], signals: Sequence[ParameterSignal]) -> tuple[tuple[str, ...], ...]:
