@@ -1028,3 +1028,30 @@ def test_gradients_do_not_explode_through_many_batch_norms(branches: int) -> Non
     assert plan["1.norm2.weight"].expected.mean == pytest.approx(scale)
     assert plan["1.norm1.weight"].expected.mean == 1.0
     assert not [finding for finding in fanin.diagnose(model, x).findings if finding.code == "F205"]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_layer_that_takes_in_a_tied_table_makes_up_for_its_size(tied: bool) -> None:
+    """As the projection of MobileBERT and of small OPT does; three neighbours are joined as in the former."""
+
+    class Projected(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.project = nn.Embedding(50, 16), nn.Linear(48, 64)
+            self.head = nn.Linear(16, 50, bias=False)
+            self.body = nn.Sequential(nn.Linear(64, 16), Branch(norm=True))
+            if tied:
+                self.head.weight = self.table.weight
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            x = self.table(tokens)
+            x = self.project(torch.cat([x.roll(1, 1), x, x.roll(-1, 1)], -1))
+            return self.head(self.body(x))
+
+    with torch.random.fork_rng(devices=[]):
+        model, tokens = Projected(), torch.arange(20).view(2, 10)
+    fanin.initialize(model, tokens, seed=0)
+    x = model.table(tokens)
+    made = model.project(torch.cat([x, x, x], -1)[..., :48])
+    assert 0.5 < made.square().mean().sqrt() < 2
+    assert fanin.trace(model, tokens)["project.weight"].table_before == "table.weight"

@@ -78,6 +78,7 @@ def auto(graph: Graph) -> Plan:
         kinks=Kinks.of(nodes),
         products=Products.of(nodes),
         endings=_endings(nodes),
+        tied_tables={node.name: node.shape[-1] for node in nodes if node.role == Role.EMBEDDING and node.aliases},
         exponents=sum(map(makes_exponent, nodes)),
     )
     return Plan.of(graph, "auto", chooser.choose)
@@ -109,6 +110,8 @@ class _Chooser:
     """A chain of gated layers, which start open."""
     endings: dict[str, int]
     """The scales of batch norms that end residual branches, and how many branches their streams have."""
+    tied_tables: dict[str, int]
+    """The embeddings that are the output layer as well, and their widths."""
     exponents: int
     """The weights that make exponents of factors."""
 
@@ -117,7 +120,7 @@ class _Chooser:
         if node.feeds_state and not (gated or rectified):
             return xavier_normal(), "input of a recurrence without gates: Xavier, so that it leaves the state room"
         if node.role in WEIGHTS:
-            return self.kinks.share(node, self._of_pool(node, for_each_block(node, self._weight)))
+            return self.kinks.share(node, self._of_table(node, self._of_pool(node, for_each_block(node, self._weight))))
         if node.role == Role.BIAS and node.activation == "softplus" and node.stream is not None:
             return Keep(), "the bias of a rate, as in state-space models: kept as constructed"
         if node.role == Role.BIAS:
@@ -209,6 +212,14 @@ class _Chooser:
                 few**0.25
             ), f"{words}; it takes in means over {node.averaged}, which are small: × ∜{few}"
         return decision
+
+    def _of_table(self, node: ParameterNode, decision: Decision) -> Decision:
+        """What a linear layer gets that takes in rows of a tied table, which is small for the sake of the logits."""
+        width = self.tied_tables.get(node.table_before)
+        if width is None or node.norm_after or node.role != Role.LINEAR:
+            return decision
+        scheme, words = decision
+        return scheme.scaled(math.sqrt(width)), f"{words}; it takes in rows of the tied embedding: × √{width}"
 
     def _embedding(self, node: ParameterNode) -> Decision:
         width = node.fans.fan_out

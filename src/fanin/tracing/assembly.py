@@ -11,7 +11,7 @@ from typing import Any
 from fanin.fans import ELEMENTWISE, EMBEDDING, Axes, Block, even_blocks
 from fanin.graph import WEIGHTS, Graph, Op, ParameterNode, Role
 from fanin.tracing.dataflow import activations_of
-from fanin.tracing.dot_products import averaged, in_dot_product, summed
+from fanin.tracing.dot_products import averaged, in_dot_product, summed, table_behind
 from fanin.tracing.layouts import axes_of
 from fanin.tracing.modules import GRU_GATES, LSTM_GATES
 from fanin.tracing.packing import Packing
@@ -151,6 +151,7 @@ class Assembler:
         if data is not None:
             fields["norm_before"] = self._walker.behind(data)[0]
             fields["summed"], fields["averaged"] = summed(data), averaged(data)
+            fields["table_before"] = table_behind(data)
         fields.update(self._stream(role, use, data))
         return fields
 

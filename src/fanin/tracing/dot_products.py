@@ -150,6 +150,25 @@ def _is_odd(activation: str) -> bool:
     return moments.mean**2 < moments.second_moment / 20
 
 
+def table_behind(signal: Value) -> str:
+    """The table whose rows a signal holds, moved and joined at most; empty for any other, and for several tables."""
+    waiting, seen, names = [signal], {signal.id}, set()
+    while waiting:
+        producer = waiting.pop().producer
+        if producer is None:
+            return ""
+        if producer.target == "embedding":
+            table = producer.of("weight")
+            names.add(table.name if table is not None else "")
+        elif producer.target in MOVES or producer.target == "dropout":
+            given = activations_of(producer)
+            waiting += [value for value in given if value.id not in seen]
+            seen.update(value.id for value in given)
+        else:
+            return ""
+    return names.pop() if len(names) == 1 else ""
+
+
 def _is_product(value: Value | None) -> bool:
     """Whether two signals were multiplied to make a value, up to moves."""
     while value is not None and (producer := value.producer) is not None:
