@@ -86,6 +86,8 @@ TRUE: dict[str, tuple[str, ...]] = {
     "transformers/phi4_multimodal": ("F201",),
     "transformers/pp_doclayout_v3": ("F205",),
     "transformers/pp_doclayout_v4": ("F205",),
+    "transformers/rt_detr": ("F203", "F205"),
+    "transformers/rt_detr_v2": ("F203", "F205"),
     "transformers/sam_hq_vision_model": ("F301", "F401"),
     "transformers/sam_vision_model": ("F301", "F401"),
     "transformers/switch_transformers": ("F201", "F308"),

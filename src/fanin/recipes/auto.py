@@ -49,8 +49,8 @@ HEAD = 1.0
 LONE_HEAD = 0.3
 """The same where it is the only weight: there is no layer below that needs its gradient."""
 
-MOST_AVERAGED = 16
-"""Numbers averaged, up to which a weight makes up for it: twice as large at most, in case they are all alike."""
+MOST_AVERAGED = 64
+"""Numbers averaged, up to which a weight makes up for it: 2.8 times as large at most, in case they are all alike."""
 
 MANY = 12
 """Branches that end in batch norms, from which on these start smaller. With six the races are even."""
