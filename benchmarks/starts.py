@@ -6,8 +6,9 @@ Each model runs forward and backward once on made-up inputs (noise, random token
 
 - finite: every output and every gradient;
 - forward: the output of each linear layer and convolution that no norm follows has an RMS within a factor of ten of
-  ``std·√fan_in`` of what auto gives it, the RMS for inputs of unit size; behind an attention over n keys or a mean
-  over n positions, which leave 1/√n of independent values, it may be smaller by as much until a norm comes;
+  ``std·√fan_in`` of what auto gives it, the RMS for inputs of unit size, times the std of a table whose rows it takes
+  in; behind an attention over n keys or a mean over n positions, which leave 1/√n of independent values, it may be
+  smaller by as much until a norm comes;
 - backward: the gradient that reaches the output of the first weight is within 10³ of that at the end of the trunk,
   both as norms.
 
@@ -89,7 +90,8 @@ def _farthest(signals: Signals, plan: Plan) -> tuple[float, str]:
 def _target(plan: Plan, name: str) -> float:
     row = plan[name]
     stds = [row.block_std[block] for block in row.block_std] or [row.expected.std]
-    return max(stds) * math.sqrt(max(row.node.fans.fan_in, 1.0))
+    size = plan[row.node.table_before].expected.std if row.node.table_before else 1.0
+    return max(stds) * math.sqrt(max(row.node.fans.fan_in, 1.0)) * (size or 1.0)
 
 
 def _averaged(signals: Signals, layer: LayerSignal) -> float:

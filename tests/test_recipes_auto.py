@@ -1055,3 +1055,23 @@ def test_a_layer_that_takes_in_a_tied_table_makes_up_for_its_size(tied: bool) ->
     made = model.project(torch.cat([x, x, x], -1)[..., :48])
     assert 0.5 < made.square().mean().sqrt() < 2
     assert fanin.trace(model, tokens)["project.weight"].table_before == "table.weight"
+
+
+def test_a_learned_scale_and_shift_do_not_end_a_stream() -> None:
+    """As MobileBERT's, which stand where others have norms: what is added behind them is added to the same stream."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = Branch(norm=False)
+            self.scale, self.shift = nn.Parameter(torch.ones(16)), nn.Parameter(torch.zeros(16))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.branch(x) * self.scale + self.shift
+
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Sequential(nn.Linear(16, 16), *[Scaled() for _ in range(12)], nn.Linear(16, 4))
+    x = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    plan = fanin.initialize(model, x, seed=0)
+    assert {plan[f"{place}.branch.fc2.weight"].node.stream_depth for place in range(1, 13)} == {12}
+    assert model[:-1](x).square().mean().sqrt() < 3

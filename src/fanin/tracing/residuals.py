@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from fanin.tracing.dataflow import Flow, activations_of, contracts, is_activation, is_signal
 from fanin.tracing.norms import HandNorm
 from fanin.tracing.records import Operation, Space, Value
-from fanin.tracing.vocabulary import ACTIVATIONS, ATTENTION, CONTRACTIONS, MOVES, NORMS, RULES, SUMS
+from fanin.tracing.vocabulary import ACTIVATIONS, ATTENTION, CONTRACTIONS, MOVES, NORMS, PRODUCTS, RULES, SUMS
 
 TOKENS = 3 / 4
 """What is joined to fewer others than this share leaves is the same stream: four patches and a class token are."""
+
+_WITH_PARAMETERS = SUMS | PRODUCTS | {"addcmul"}
 
 
 @dataclass(slots=True, eq=False)
@@ -177,6 +179,8 @@ class Residuals:
         if operation.target in NORMS:
             return operation.of(NORMS[operation.target])
         given = activations_of(operation)
+        if operation.target in _WITH_PARAMETERS and len(given) == 1:
+            return given[0]  # a scale or a shift that is learned, as MobileBERT has them in place of norms
         kind = RULES.get(operation.target, ("", ""))[0]
         if (operation.target in ACTIVATIONS or kind in ("activation", "norm")) and len(given) == 1:
             return given[0]
