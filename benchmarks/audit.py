@@ -73,7 +73,7 @@ TRUE: dict[str, tuple[str, ...]] = {
     "transformers/cpmant": ("F201", "F308"),
     "transformers/d_fine": ("F203",),
     "transformers/efficientloftr": ("F205",),
-    "transformers/efficientnet": ("F205",),
+    "transformers/efficientnet": ("F205", "F405"),
     "transformers/mobilevit": ("F205", "F301", "F307"),
     "transformers/mobilevitv2": ("F205", "F301", "F307"),
     "transformers/modernbert": ("F203",),

@@ -176,3 +176,25 @@ class Twice(nn.Module):
 def test_a_norm_that_another_makes_up_for_is_a_note(std: float, again: bool, expected: Severity) -> None:
     diagnosis = judged(lambda: Case(Twice(std, again=again), torch.randint(50, (8, 12))))[1]
     assert next(found for found in diagnosis.of("F301") if found.place == "first").severity is expected
+
+
+class Sampled(nn.Module):
+    """Places to look at, around a grid that the bias of the offsets holds, as in deformable attention."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.enter, self.offsets, self.head = nn.Linear(16, 32), nn.Linear(32, 8), nn.Linear(36, 4)
+        nn.init.normal_(self.offsets.weight, std=std)
+        with torch.no_grad():
+            self.offsets.bias.copy_(torch.linspace(-4, 4, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.enter(x))
+        offsets = self.offsets(x).unflatten(-1, (4, 2))
+        return self.head(torch.cat([x, functional.normalize(offsets, dim=-1).sum(-1)], -1))
+
+
+@pytest.mark.parametrize(("std", "found"), [(0.0, False), (1e-4, True)])
+def test_a_bias_beside_a_zero_weight_is_a_start_of_its_own(std: float, found: bool) -> None:
+    diagnosis = judged(lambda: Case(Sampled(std), torch.randn(32, 16), classes(4, 32)))[1]
+    assert ("F208", "offsets.bias") in serious(diagnosis) if found else not diagnosis.of("F208")

@@ -314,6 +314,8 @@ def large_bias(evidence: Evidence) -> Iterator[Finding]:
             moving = varying(layer)
             if _of_one_number(evidence, layer) and -1 <= signal.min <= signal.max <= 1:
                 continue
+            if any(evidence.signals.parameter(name).rms == 0 for name in layer.weights):
+                continue  # beside a zero weight it is a start of its own, as the grid of deformable attention
             if layer.kind in (Kind.WEIGHT, Kind.SUM) and moving and signal.rms > DROWNED * moving:
                 seen = f"RMS {signal.rms:.3g}; what differs between inputs has RMS {moving:.3g}"
                 severity = Severity.WARNING
