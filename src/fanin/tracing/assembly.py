@@ -11,7 +11,6 @@ from typing import Any
 from fanin.fans import ELEMENTWISE, EMBEDDING, Axes, Block, even_blocks
 from fanin.graph import WEIGHTS, Graph, Op, ParameterNode, Role
 from fanin.tracing.dataflow import activations_of
-from fanin.tracing.dot_products import averaged, in_dot_product, summed, table_behind
 from fanin.tracing.layouts import axes_of
 from fanin.tracing.modules import GRU_GATES, LSTM_GATES
 from fanin.tracing.packing import Packing
@@ -19,6 +18,7 @@ from fanin.tracing.passages import LAST, Terminal
 from fanin.tracing.records import Operation, Value
 from fanin.tracing.residuals import Residual
 from fanin.tracing.roles import role_of
+from fanin.tracing.sums import averaged, in_dot_product, summed, table_behind
 from fanin.tracing.uses import Use, find_uses
 from fanin.tracing.vocabulary import CONTRACTIONS, LINKS, MOVES, PAIRS, PRODUCTS, RECURRENCES, SUMS, VIEWS
 from fanin.tracing.walks import Walker

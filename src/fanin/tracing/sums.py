@@ -1,4 +1,4 @@
-"""Sums over what a signal holds: dot products with another signal, and positions that are added up or averaged."""
+"""What a weight takes in: sums over positions or by index, means, rows of tables; and dot products of signals."""
 
 from __future__ import annotations
 
