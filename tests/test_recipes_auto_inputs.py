@@ -12,6 +12,8 @@ from torch.nn import functional
 
 import fanin
 from fanin.graph import Role
+from fanin.recipes import recipe_named
+from fanin.tracing.modules import graph_of
 from small_nets import Branch, planned
 
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
@@ -252,3 +254,27 @@ def test_a_layer_that_takes_in_a_tied_table_makes_up_for_its_size(tied: bool) ->
     made = model.project(torch.cat([x, x, x], -1)[..., :48])
     assert 0.5 < made.square().mean().sqrt() < 2
     assert fanin.trace(model, tokens)["project.weight"].table_before == "table.weight"
+
+
+def test_long_sums_are_followed_no_further_than_one_step() -> None:
+    class Running(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(8, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            total = x
+            for _ in range(3000):
+                total = total + torch.sin(x)
+            return self.head(total)
+
+    plan = planned(Running, 2, 8)
+    assert not plan.notes, "described by its module's type, where the walk fails"
+    assert "output layer" in plan["head.weight"].reason
+
+
+def test_tables_of_a_net_with_norms_that_was_not_traced_keep_unit_variance() -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Sequential(nn.Embedding(20, 16), nn.Linear(16, 16), nn.LayerNorm(16), nn.Linear(16, 2))
+    plan = recipe_named("auto")(graph_of(model))
+    assert plan["0.weight"].std == 1.0

@@ -115,8 +115,8 @@ def chain_depth(graph: Graph) -> int:
     weights = [node for node in graph if node.role in (Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE)]
     if any({"softmax_q", "attention_value", "gate_value"}.intersection(activations_after(node)) for node in weights):
         return 0
-    if graph.source == "modules":
-        return len(weights)
+    if graph.source == "modules":  # streams are not known, and nets with norms mostly have some
+        return 0 if any(map(is_normed, graph)) else len(weights)
     return max((node.weight_depth for node in weights), default=0)
 
 

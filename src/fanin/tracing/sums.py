@@ -61,10 +61,11 @@ def summed(signal: Value) -> int:
     on average, and one more where the node itself is added. The sum of a product of signals is none: attention weights
     that pool add up to one, and masks leave some out.
     """
-    return max(round(_terms(signal)), 1)
+    return max(round(_terms(signal, beside=True)), 1)
 
 
-def _terms(signal: Value) -> float:
+def _terms(signal: Value, *, beside: bool) -> float:
+    """The same before rounding; ``beside`` where it may itself be a sum of one such signal and another."""
     value: Value | None = signal
     while value is not None and (producer := value.producer) is not None:
         target, given = producer.target, producer.of("self")
@@ -74,8 +75,8 @@ def _terms(signal: Value) -> float:
             return _terms_by_index(producer)
         if target == "embedding_bag":
             return _in_bags(producer, _SUMMING)
-        if target == "add" and len(sides := activations_of(producer)) == 2:
-            terms = [_terms(side) for side in sides]
+        if beside and target == "add" and len(sides := activations_of(producer)) == 2:
+            terms = [_terms(side, beside=False) for side in sides]
             return sum(terms) if max(terms) > 1 else 1.0
         value = given if target in MOVES else None
     return 1.0
