@@ -8,6 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import pytest
@@ -106,6 +107,33 @@ def test_a_warm_cache_does_not_hide_parameters() -> None:
     model = Caching().eval()
     model(torch.zeros(2, 5, 8))
     assert trace(model, torch.zeros(2, 5, 8))["table"].role == "position"
+
+
+class Positioned(nn.Module):
+    """Positions made once for each shape, for all models of the process, as in transformers' detectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    @staticmethod
+    @lru_cache(maxsize=4)
+    def positions(shape: torch.Size) -> tuple[torch.Tensor, ...]:
+        return (torch.arange(shape[-1]) / shape[-1],)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(x) + self.positions(x.shape)[0]
+
+
+def test_no_tensor_without_data_stays_in_a_cache_of_functions() -> None:
+    model, x = Positioned(), torch.randn(2, 4)
+    Positioned.positions(torch.Size([3, 4]))
+    trace(model, x)
+    expected = model.linear(x) + torch.arange(4) / 4
+    torch.testing.assert_close(model(x), expected)
+    trace(model, x)
+    torch.testing.assert_close(model(x), expected)
+    assert Positioned.positions.cache_info().hits, "what was remembered of a real run stays"
 
 
 def test_hooks_of_the_user_are_not_called_and_stay() -> None:

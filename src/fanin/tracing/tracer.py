@@ -16,6 +16,7 @@ from fanin.tracing import compatibility
 from fanin.tracing.assembly import Assembler
 from fanin.tracing.inputs import describe, traced_with_examples
 from fanin.tracing.isolation import fake_copy, postponed_collection, preserved_randomness, real_copy
+from fanin.tracing.memos import without_fake_memos
 from fanin.tracing.modules import graph_of
 from fanin.tracing.names import named_parameters, unwrap
 from fanin.tracing.records import Call, Run
@@ -156,7 +157,13 @@ def _attempt(model: nn.Module, base: Graph, call: Call, attempt: _Attempt) -> Gr
     names = {id(entry.parameter): entry.name for entry in named_parameters(model)}
     run = Run(attempt.source)
     try:
-        with _ONE_AT_A_TIME, preserved_randomness(), postponed_collection(), compatibility.plain_execution():
+        with (
+            _ONE_AT_A_TIME,
+            preserved_randomness(),
+            postponed_collection(),
+            compatibility.plain_execution(),
+            without_fake_memos(),
+        ):
             if attempt.source == "real":
                 isolated, mode = real_copy(model), None
             else:
