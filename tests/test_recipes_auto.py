@@ -22,6 +22,7 @@ from fanin.schemes import (
     Constant,
     Keep,
     LooksLinear,
+    Ones,
     Orthogonal,
     Packed,
     ScaledOrthogonal,
@@ -815,3 +816,49 @@ def test_a_learned_scale_and_shift_do_not_end_a_stream() -> None:
     plan = fanin.initialize(model, x, seed=0)
     assert {plan[f"{place}.branch.fc2.weight"].node.stream_depth for place in range(1, 13)} == {12}
     assert model[:-1](x).square().mean().sqrt() < 3
+
+
+class Scaled(nn.Module):
+    """A layer scale by its module's name, with a skip around it or without."""
+
+    def __init__(self, skip: bool) -> None:
+        super().__init__()
+        self.skip = skip
+        self.first, self.second, self.head = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+        self.scale = LayerScale()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        branch = self.scale(self.second(functional.gelu(x)))
+        return self.head(x + branch if self.skip else branch)
+
+
+class LayerScale(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((16,), 1e-5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.gamma
+
+
+def test_a_layer_scale_is_kept_where_a_skip_goes_around_it_and_one_elsewhere() -> None:
+    assert planned(lambda: Scaled(skip=True), 2, 16)["scale.gamma"].scheme == Keep()
+    row = planned(lambda: Scaled(skip=False), 2, 16)["scale.gamma"]
+    assert row.scheme == Ones()
+    assert row.node.role is Role.LAYER_SCALE
+
+
+class StandardizedConv(nn.Conv1d):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = functional.batch_norm(self.weight.reshape(1, self.out_channels, -1), None, None, training=True)
+        return functional.conv1d(x, weight.reshape_as(self.weight), self.bias)
+
+
+def test_a_weight_that_the_model_standardizes_has_a_plain_scale() -> None:
+    plan = planned(lambda: nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU(), StandardizedConv(8, 8, 3), nn.Tanh()), 2, 4, 16)
+    row = plan["2.weight"]
+    assert row.node.standardized
+    assert not plan["0.weight"].node.standardized
+    assert row.scheme == VarianceScaling(1.0)
+    assert "standardizes" in row.reason

@@ -38,6 +38,9 @@ class Role(StrEnum):
 WEIGHTS = frozenset({Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE, Role.RECURRENT})
 """The roles of weights that contract an input: those to which fans and gains apply."""
 
+STANDARDIZING = frozenset({"batch_norm", "layer_norm", "std", "std_mean", "var", "var_mean"})
+"""Operations between a parameter and its layer that undo its scale."""
+
 BESIDE = frozenset({Role.BIAS, Role.NORM_SHIFT, Role.POSITION, Role.TOKEN})
 """The roles of what is added to a signal, so that its zeros block nothing."""
 
@@ -168,6 +171,11 @@ class ParameterNode:
     def is_weight(self) -> bool:
         """Whether it contracts an input, so that fans and gains apply."""
         return self.role in WEIGHTS
+
+    @property
+    def standardized(self) -> bool:
+        """Whether the model itself undoes the weight's scale, as weight standardization does."""
+        return not STANDARDIZING.isdisjoint(self.reparametrized)
 
     def to_dict(self) -> dict[str, Any]:
         """What differs from the defaults, as JSON types."""

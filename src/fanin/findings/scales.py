@@ -26,8 +26,6 @@ SMALL = 1 / 32
 for it. Small starts are common (0.02 at any width, small heads), so the line is far out."""
 CONFUSED = 1.9
 """With a known wrong fan that the scale agrees with, a factor of two is no accident."""
-STANDARDIZING = frozenset({"batch_norm", "layer_norm", "std", "std_mean", "var", "var_mean"})
-"""Operations between parameter and layer that undo its scale."""
 SCALES = (1 / 3, 1.0, 2.0)
 """Of variances: torch's default for its layers, LeCun's and Xavier's, He's."""
 MANY = 256
@@ -65,8 +63,7 @@ def wrong_scale(evidence: Evidence) -> Iterator[Finding]:
 
 def _judged(node: ParameterNode, signal: ParameterSignal) -> bool:
     weight = node.is_weight and signal.elements >= 16 and not signal.non_finite
-    standardized = any(operation in STANDARDIZING for operation in node.reparametrized)
-    parametrized = bool(node.reparametrized) and (signal.effective_std is None or standardized)
+    parametrized = bool(node.reparametrized) and (signal.effective_std is None or node.standardized)
     return weight and not parametrized and weight_rms(signal) > 0
 
 

@@ -37,6 +37,7 @@ from fanin.schemes import (
     Keep,
     LooksLinear,
     Normal,
+    Ones,
     Orthogonal,
     Scheme,
     VarianceScaling,
@@ -135,6 +136,8 @@ class _Chooser:
         if (branches := self.endings.get(node.name, 0)) >= MANY:
             words = f"batch norm that ends a residual branch, {branches} in the stream: 1/∜{branches}"
             return Constant(float(f"{branches**-0.25:.12g}")), f"{words}, so that the gradient does not explode"
+        if node.role == Role.LAYER_SCALE and node.ops and node.stream is None:
+            return Ones(), "layer scale without a skip around it, which would make all of the signal small: one"
         return beside_weights(node)
 
     def _bias(self, node: ParameterNode) -> tuple[Scheme, str]:
@@ -154,6 +157,9 @@ class _Chooser:
             kind = "a recurrence of rectifiers" if slope_behind(node) else "recurrent gates"
             words = f"input of {kind}: gain 1, as much as the state brings{_of_state(node)}, {fan_in}"
             return _of_gain(state_power(node.state_before) ** -0.5), words
+        if node.standardized:
+            words = "the model standardizes this weight, so that only its direction counts: gain 1"
+            return VarianceScaling(1.0), f"{words}, {fan_in}"
         if node.output and not node.norm_after:
             gain = self.head * state_power(node.state_before) ** -0.5
             words = f"output layer: gain {self.head:g}{_of_state(node)}"

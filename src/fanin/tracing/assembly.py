@@ -75,7 +75,7 @@ class Assembler:
         uses = self._uses.get(base.name, [])
         if not uses:
             return replace(base, exercised=False, confidence=min(base.confidence, 0.5), evidence=_unseen(base))
-        roles = [role_of(self._walker, use) for use in uses]
+        roles = [_as_scale(role_of(self._walker, use), base) for use in uses]
         role, use = self._primary(roles, uses)
         same = [other for other, played in zip(uses, roles, strict=True) if played == role]
         fields: Fields = {"role": role, "ops": tuple(_op(other.operation) for other in uses), "exercised": True}
@@ -360,6 +360,11 @@ def _end_text(walker: Walker, end: Terminal) -> str:
     if end.kind == "opaque":
         return f"{end.name}, which the walk does not know{where}"
     return f"{end.name}{where}{after}"
+
+
+def _as_scale(role: Role, base: ParameterNode) -> Role:
+    """A layer scale by its module's type is one also where no skip goes around it."""
+    return Role.LAYER_SCALE if role == Role.OTHER and base.role == Role.LAYER_SCALE else role
 
 
 def _unseen(base: ParameterNode) -> str:
