@@ -13,6 +13,7 @@ from torch.nn import functional
 import fanin
 from fanin.graph import Role
 from fanin.recipes import recipe_named
+from fanin.schemes import Keep
 from fanin.tracing.modules import graph_of
 from small_nets import Branch, planned
 
@@ -34,7 +35,35 @@ def test_positions_are_no_louder_than_the_tied_embedding() -> None:
         plan = fanin.plan(Language(), torch.zeros(2, 8, dtype=torch.long))
     assert plan["tokens.weight"].std == pytest.approx(1 / 4)
     assert plan["places.weight"].role == Role.POSITION
-    assert plan["places.weight"].std == pytest.approx(1 / 4)
+    assert plan["places.weight"].std == pytest.approx(1 / 8)
+
+
+class Attending(nn.Module):
+    """Patches and places before an attention, with a bias for its scores, or before convolutions."""
+
+    def __init__(self, attends: bool = True, trained: bool = True) -> None:
+        super().__init__()
+        self.patches, self.head, self.attends = nn.Linear(6, 16), nn.Linear(16, 3), attends
+        self.places = nn.Parameter(torch.zeros(1, 8, 16), requires_grad=trained)
+        self.query, self.key, self.value = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.between = nn.Parameter(torch.zeros(8, 8))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.patches(x) + self.places
+        if self.attends:
+            scores = self.query(x) @ self.key(x).transpose(1, 2) / 4 + self.between
+            x = x + scores.softmax(-1) @ self.value(x)
+        else:
+            x = functional.relu(self.value(x))
+        return self.head(x.mean(1))
+
+
+def test_positions_are_half_as_large_as_what_an_attention_takes_in_beside_them() -> None:
+    plan = planned(Attending, 2, 8, 6)
+    assert plan["places"].std == pytest.approx(1 / 2)
+    assert plan["between"].scheme == Keep()
+    assert planned(lambda: Attending(attends=False), 2, 8, 6)["places"].scheme == Keep()
+    assert planned(lambda: Attending(trained=False), 2, 8, 6)["places"].scheme == Keep()
 
 
 class Factors(nn.Module):

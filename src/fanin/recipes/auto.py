@@ -19,6 +19,7 @@ from fanin.recipes.plain import Plain
 from fanin.recipes.products import Products
 from fanin.recipes.questions import (
     activations_after,
+    added_to_signals,
     bounded,
     factor_activations,
     hands_on,
@@ -49,6 +50,9 @@ HEAD = 1.0
 """Gain of an output layer: logits of unit variance cost half a nat at first; smaller ones lost most races."""
 LONE_HEAD = 0.3
 """The same where it is the only weight: there is no layer below that needs its gradient."""
+BESIDE = 0.5
+"""Size of positions over that of what they are added to: at 0.02 no attention sees them, at 1 they cost a language
+model a tenth of a nat."""
 
 MOST_AVERAGED = 64
 """Numbers averaged, up to which a weight makes up for it: 2.8 times as large at most, in case they are all alike."""
@@ -81,6 +85,7 @@ def auto(graph: Graph) -> Plan:
         endings=_endings(nodes),
         tied_tables={node.name: node.shape[-1] for node in nodes if node.role == Role.EMBEDDING and node.aliases},
         exponents=sum(map(makes_exponent, nodes)),
+        attends=any("softmax_q" in activations_after(node) for node in nodes),
     )
     return Plan.of(graph, "auto", chooser.choose)
 
@@ -115,6 +120,8 @@ class _Chooser:
     """The embeddings that are the output layer as well, and their widths."""
     exponents: int
     """The weights that make exponents of factors."""
+    attends: bool
+    """Attention, which without positions takes its inputs for a set."""
 
     def choose(self, node: ParameterNode) -> tuple[Scheme, str]:
         gated, rectified = node.axes.blocks or self.gated_state, slope_behind(node) is not None
@@ -128,11 +135,8 @@ class _Chooser:
             return self.state_gates.bias(node) or (self.products and self.products.bias(node)) or self._bias(node)
         if node.role == Role.EMBEDDING:
             return self._embedding(node)
-        if node.role == Role.POSITION and node.default is not None and self.tied:
-            width = node.shape[-1]
-            return Normal(
-                1 / math.sqrt(width)
-            ), f"positions as wide as the tied embedding they are added to: 1/√{width}"
+        if node.role == Role.POSITION and added_to_signals(node) and (self.attends or self.tied):
+            return self._positions(node)
         if (branches := self.endings.get(node.name, 0)) >= MANY:
             words = f"batch norm that ends a residual branch, {branches} in the stream: 1/∜{branches}"
             return Constant(float(f"{branches**-0.25:.12g}")), f"{words}, so that the gradient does not explode"
@@ -238,6 +242,14 @@ class _Chooser:
         else:
             return Normal(1.0), "embedding: one-hot input, std 1 gives the stream unit variance"
         return Normal(1 / math.sqrt(width)), words
+
+    def _positions(self, node: ParameterNode) -> Decision:
+        """Large enough to be told apart by the first attention, and not so large that they drown what stands there."""
+        width = node.shape[-1]
+        if self.tied:
+            words = f"positions beside a tied embedding: half its std, {BESIDE:g}/√{width}"
+            return Normal(BESIDE / math.sqrt(width)), words
+        return Normal(BESIDE), f"positions: std {BESIDE:g}, half of what they are added to"
 
     def _is_tied_depth(self, node: ParameterNode) -> bool:
         """Whether a weight takes in what it put out before and nothing else: no recurrence, but depth of one layer."""

@@ -42,6 +42,12 @@ def makes_exponent(node: ParameterNode) -> bool:
     return node.is_weight and (node.gate == "exponent" or "exponent" in node.blocks)
 
 
+def added_to_signals(node: ParameterNode) -> bool:
+    """Whether a learned position is added to a signal before its stream, and not to the scores of an attention."""
+    added = bool(node.ops) and node.ops[0].target == "add"
+    return added and not node.frozen and node.activation != "softmax" and node.stream is None
+
+
 def hands_on(node: ParameterNode, activation: str | None) -> bool:
     """Whether a branch is as large as what a weight puts out: an inner layer or a value, no gate and no score."""
     if activation in ("attention_value", "gate_value"):
