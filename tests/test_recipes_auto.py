@@ -248,13 +248,45 @@ def test_sigmoid_gets_its_centred_gain() -> None:
     assert scheme.gain == pytest.approx(4.801313, rel=1e-5)
 
 
-@pytest.mark.parametrize("norm", [True, False])
-def test_the_last_weight_of_a_branch_is_divided_by_the_root_of_branches(norm: bool) -> None:
-    plan = planned(lambda: nn.Sequential(nn.Linear(8, 16), *[Branch(norm) for _ in range(9)], nn.Linear(16, 4)), 2, 8)
+def branched(norm: bool) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(8, 16), *[Branch(norm) for _ in range(9)], nn.Linear(16, 4))
+
+
+def test_the_last_weight_of_a_branch_is_divided_by_the_root_of_branches() -> None:
+    plan = planned(lambda: branched(norm=True), 2, 8)
     assert plan["3.fc2.weight"].std == pytest.approx(1 / math.sqrt(32) / 3, rel=1e-6)
     assert "÷ √9" in plan["3.fc2.weight"].reason
     assert plan["3.fc1.weight"].std == pytest.approx(1.533530 / 4, rel=1e-6)
     assert plan["10.weight"].scheme == VarianceScaling(HEAD**2)
+
+
+def test_without_norms_all_weights_of_a_branch_share_the_division() -> None:
+    plan = planned(lambda: branched(norm=False), 2, 8)
+    assert plan["3.fc2.weight"].std == pytest.approx(1 / math.sqrt(32) / math.sqrt(3), rel=1e-6)
+    assert plan["3.fc1.weight"].std == pytest.approx(1.533530 / 4 / math.sqrt(3), rel=1e-6)
+    assert "9 in the stream, without norms: ÷ ∜9, for its 2 weights share 1/√9" in plan["3.fc2.weight"].reason
+    assert plan["10.weight"].scheme == VarianceScaling(HEAD**2)
+
+
+class Long(nn.Module):
+    """x + f(x) through three weights, ended by an activation or not."""
+
+    def __init__(self, end: nn.Module) -> None:
+        super().__init__()
+        layers = (nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), end)
+        self.f = nn.Sequential(*layers)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.f(x)
+
+
+def test_three_weights_share_by_the_sixth_root_and_bounded_branches_need_none() -> None:
+    plan = planned(lambda: nn.Sequential(*[Long(nn.Identity()) for _ in range(8)]), 2, 16)
+    assert [plan[f"4.f.{k}.weight"].std for k in (0, 2)] == pytest.approx([(2 / 16) ** 0.5 / 2**0.5] * 2, rel=1e-6)
+    assert plan["4.f.4.weight"].std == pytest.approx(1 / 4 / 2**0.5, rel=1e-6)
+    bounded = planned(lambda: nn.Sequential(*[Long(nn.Tanh()) for _ in range(8)]), 2, 16)
+    assert "÷ ∜8" in bounded["4.f.4.weight"].reason
+    assert bounded["4.f.0.weight"].std == pytest.approx((2 / 16) ** 0.5, rel=1e-6)
 
 
 @pytest.mark.parametrize("norm_first", [True, False])

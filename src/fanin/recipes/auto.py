@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from fanin import gains
 from fanin.graph import WEIGHTS, Graph, ParameterNode, Role
 from fanin.plans import Plan
+from fanin.recipes.branches import Branches
 from fanin.recipes.classic import beside_weights, for_each_block
 from fanin.recipes.following import following, frequency
 from fanin.recipes.kinks import Kinks
@@ -85,6 +86,7 @@ def auto(graph: Graph) -> Plan:
         endings=_endings(nodes),
         tied_tables={node.name: node.shape[-1] for node in nodes if node.role == Role.EMBEDDING and node.aliases},
         exponents=sum(map(makes_exponent, nodes)),
+        branches=Branches.of(nodes),
         attends=any("softmax_q" in activations_after(node) for node in nodes),
     )
     return Plan.of(graph, "auto", chooser.choose)
@@ -120,6 +122,8 @@ class _Chooser:
     """The embeddings that are the output layer as well, and their widths."""
     exponents: int
     """The weights that make exponents of factors."""
+    branches: Branches
+    """The residual branches without norms whose weights share their division."""
     attends: bool
     """Attention, which without positions takes its inputs for a set."""
 
@@ -193,6 +197,8 @@ class _Chooser:
         if node.post_norm and not node.residual_last and hands_on(node, activation):
             words += f"; in a branch with a norm after each sum, {node.stream_depth} in the stream"
             gain, words = gain / node.stream_depth**0.25, f"{words}: ÷ ∜{node.stream_depth}"
+        if share := self.branches.share(node, activation):
+            return _of_gain(gain * share[0]), f"{words}; {share[1]}, {fan_in}"
         if node.residual_last and node.stream_depth > 1 and not node.tamed_by:
             words += f"; last weight of a residual branch, {node.stream_depth} in the stream"
             if bounded(activation) or node.post_norm:
