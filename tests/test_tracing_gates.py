@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import fanin
+from fanin.graph import Role
 
 Step = Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 WIDTH = 6
@@ -357,3 +358,47 @@ def test_an_exponential_that_no_signal_meets_makes_no_exponent() -> None:
             return torch.exp(torch.tanh(self.leave(weights / weights.sum(-1, keepdim=True))))
 
     assert {node.gate for node in fanin.trace(Positive(), torch.zeros(3, 4))} == {""}
+
+
+class Stacked(nn.Module):
+    """Layers that keep their weights in one parameter, or one of them again and again."""
+
+    def __init__(self, again: bool) -> None:
+        super().__init__()
+        self.w, self.b, self.again = nn.Parameter(torch.randn(6, 8, 8)), nn.Parameter(torch.zeros(6, 8)), again
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for k in range(6):
+            layer = 0 if self.again else k
+            x = torch.relu(x @ self.w[layer] + self.b[layer])
+        return self.head(x)
+
+
+def test_layers_stacked_in_one_parameter_are_no_recurrence() -> None:
+    stacked, again = (fanin.trace(Stacked(again), torch.randn(2, 8)) for again in (False, True))
+    assert not stacked["w"].feedback
+    assert stacked["b"].role is Role.BIAS
+    assert not stacked["head.weight"].state_before
+    assert again["w"].feedback
+
+
+class InThirds(nn.Module):
+    """A recurrence whose gates are thirds of one matrix, cut anew at every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inward, self.w, self.head = nn.Linear(8, 24), nn.Parameter(torch.randn(24, 8)), nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.zeros_like(x[:, 0])
+        for t in range(x.shape[1]):
+            reset, update, new = self.w.chunk(3)
+            a, b, c = self.inward(x[:, t]).chunk(3, -1)
+            r, z = torch.sigmoid(h @ reset.T + a), torch.sigmoid(h @ update.T + b)
+            h = (1 - z) * torch.tanh((r * h) @ new.T + c) + z * h
+        return self.head(h)
+
+
+def test_parts_of_one_matrix_at_every_step_are_a_recurrence() -> None:
+    assert fanin.trace(InThirds(), torch.randn(2, 5, 8))["w"].feedback

@@ -221,7 +221,7 @@ class Assembler:
 
         A layer that a residual stream passes again and again, as a shared position encoding, is none of them.
         """
-        contracting = [[use for use in uses if _data(use) is not None] for uses in self._uses.values()]
+        contracting = [part for uses in self._uses.values() for part in _by_part(uses)]
         found: set[int] = set()
         before = -1
         while len(found) > before:
@@ -360,6 +360,15 @@ def _end_text(walker: Walker, end: Terminal) -> str:
     if end.kind == "opaque":
         return f"{end.name}, which the walk does not know{where}"
     return f"{end.name}{where}{after}"
+
+
+def _by_part(uses: Sequence[Use]) -> list[list[Use]]:
+    """The uses that contract a signal, those of each part of the parameter by themselves."""
+    parts: dict[str, list[Use]] = {}
+    for use in uses:
+        if _data(use) is not None:
+            parts.setdefault(use.part, []).append(use)
+    return list(parts.values())
 
 
 def _as_scale(role: Role, base: ParameterNode) -> Role:

@@ -123,12 +123,25 @@ def _role_in_sum(walker: Walker, use: Use) -> Role:
         return Role.BIAS
     if not _spreads(use) and any(_is_scaled_norm(walker, value) for value in activations_of(operation)):
         return Role.NORM_SHIFT
-    return Role.POSITION if _spreads(use) else Role.BIAS
+    return Role.POSITION if _spreads(use) and not _is_one_of_a_stack(walker, use) else Role.BIAS
+
+
+def _is_one_of_a_stack(walker: Walker, use: Use) -> bool:
+    """Whether one vector out of a table is added to what a weight puts out: biases of many layers in one parameter."""
+    if not any(link.operation.target in ("select", "unbind") for link in use.chain):
+        return False
+    behind = [before for value in activations_of(use.operation) for before in walker.flow.back_chain(value)]
+    made = {value.producer.index for value in behind if value.producer is not None}
+    return not _differs(use.value) and any(operation.index in made for operation in walker.flow.weight_operations)
 
 
 def _spreads(use: Use) -> bool:
     """Whether it differs from place to place, and not only from channel to channel."""
-    return any(sum(size > 1 for size in value.shape) > 1 for value in (use.parameter, use.value))
+    return any(map(_differs, (use.parameter, use.value)))
+
+
+def _differs(value: Value) -> bool:
+    return sum(size > 1 for size in value.shape) > 1
 
 
 def _role_in_scaling(walker: Walker, use: Use) -> Role:

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from fanin.tracing.records import Operation, Run, Space, Value
-from fanin.tracing.vocabulary import MOVES, QUERIES
+from fanin.tracing.vocabulary import MOVES, QUERIES, SELECTING
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,6 +42,16 @@ class Use:
         """The operations in the chain that are more than moves, in order."""
         passive = (*MOVES, "embedding")
         return tuple(link.operation.target for link in self.chain if link.operation.target not in passive)
+
+    @property
+    def part(self) -> str:
+        """Which part of the parameter is consumed; another one of a stack is another layer."""
+        return "".join(_selected(link) for link in self.chain if link.operation.target in SELECTING)
+
+
+def _selected(link: Link) -> str:
+    constants = {name: given for name, given in link.operation.arguments.items() if not isinstance(given, Value)}
+    return f"{link.operation.target}{constants}{link.operation.outputs.index(link.made)}"
 
 
 def find_uses(run: Run) -> dict[str, list[Use]]:
