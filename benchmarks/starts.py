@@ -8,9 +8,9 @@ Each model runs forward and backward once on made-up inputs (noise, random token
 - forward: the output of each linear layer and convolution that no norm follows has an RMS within a factor of ten of
   ``std·√fan_in`` of what auto gives it, the RMS for inputs of unit size, times the std of a table whose rows it takes
   in; behind an attention over n keys or a mean over n positions, which leave 1/√n of independent values, it may be
-  smaller by as much until a norm comes;
+  smaller by as much until a norm comes; weights that the model itself standardizes have no target;
 - backward: the gradient that reaches the output of the first weight is within 10³ of that at the end of the trunk,
-  both as norms.
+  both as norms; a trunk of several heads ends before each of them.
 
 A model counts as started when all three hold. What ran is in `docs/benchmarks/starts.json`, model by model; ``--write``
 puts the table into `docs/starts.md`; ``--again`` runs again what had missed a criterion, or models whose names begin
@@ -80,7 +80,7 @@ def _farthest(signals: Signals, plan: Plan) -> tuple[float, str]:
         for name in layer.weights if any(product in layer.target for product in PRODUCTS) else ():
             node = plan[name].node
             silent = not layer.rms and signals.parameter(name).rms  # it takes in zeros, which no start can change
-            if node.is_weight and not node.norm_after and not node.feedback and not silent:
+            if node.is_weight and not (node.norm_after or node.standardized or node.feedback or silent):
                 ratio = layer.rms / _target(plan, name)
                 averaged = min(ratio * math.sqrt(_averaged(signals, layer)), 1.0)
                 found.append((max(ratio, averaged), layer.name))
@@ -122,9 +122,15 @@ def _backward(signals: Signals) -> float:
         return (layer.grad_rms or 0.0) * math.sqrt(math.prod(layer.shape))
 
     graph: Graph = signals.graph
-    trunk = [layer for layer in signals.of_kind(Kind.WEIGHT, Kind.SUM) if layer.grad_rms]
-    hidden = [layer for layer in trunk if not any(graph[name].output for name in layer.weights)]
-    return norm(hidden[0]) / norm(hidden[-1]) if len(hidden) > 1 else 1.0
+    hidden: list[LayerSignal] = []
+    ends: dict[int, LayerSignal] = {}
+    for layer in signals.of_kind(Kind.WEIGHT, Kind.SUM):
+        if any(graph[name].output for name in layer.weights):
+            ends |= {before.index: before for before in hidden[-1:]}
+        elif layer.grad_rms:
+            hidden.append(layer)
+    ends = ends or {before.index: before for before in hidden[-1:]}
+    return norm(hidden[0]) / math.hypot(*map(norm, ends.values())) if len(hidden) > 1 else 1.0
 
 
 def compared(library: str, name: str) -> Row:
