@@ -23,6 +23,15 @@ def chain(zeroed: int) -> Case:
     return model, torch.randn(16, 16)
 
 
+def convolutions(*, dimensions: int) -> Case:
+    """Padded convolutions of which the middle one is zero: at the borders its constant output makes another."""
+    conv = {1: nn.Conv1d, 2: nn.Conv2d}[dimensions]
+    layers = [part for width in (3, 16, 16) for part in (conv(width, 16, 3, padding=1), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * 8**dimensions, 4))
+    nn.init.zeros_(model[2].weight)
+    return model, torch.randn(8, 3, *[8] * dimensions)
+
+
 class Attention(nn.Module):
     """A pre-norm transformer's block."""
 
@@ -147,6 +156,8 @@ class ReZero(nn.Module):
 SHUT: dict[str, tuple[Callable[[], Case], str]] = {
     "a hidden weight beside a random bias": (lambda: chain(2), "2.weight"),
     "a first weight beside a random bias": (lambda: chain(0), "0.weight"),
+    "a convolution before one with borders": (lambda: convolutions(dimensions=2), "2.weight"),
+    "the same along a line": (lambda: convolutions(dimensions=1), "2.weight"),
     "queries, keys and values": (lambda: transformer("2.qkv.weight"), "2.qkv.weight"),
     "queries and keys, of packed ones": (lambda: without(0, 1), "2.qkv.weight"),
     "queries and keys of torch's attention": (lambda: shut_attention(head=True), "0.self_attn.in_proj_weight"),

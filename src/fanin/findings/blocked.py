@@ -107,7 +107,7 @@ def _shuts(evidence: Evidence, node: ParameterNode) -> bool:
     before = next((layer for layer in reversed(steps) if layer.index < first), None)
     if before is None:
         behind = [layer for layer in evidence.trunk if layer.index >= first and layer.rms]
-        return bool(behind) and all(varying(layer) <= ALIKE * layer.rms for layer in behind)
+        return bool(behind) and not any(map(_differs, behind))
     if _passes_beside(evidence, first):
         return False
     signals = [evidence.signals.parameter(name) for name in before.weights]
@@ -119,7 +119,13 @@ def _passes_beside(evidence: Evidence, zero: int) -> bool:
     """Whether what a zero weight's output is put to still differs from input to input: a way leads around the zero."""
     joins = (Kind.WEIGHT, Kind.SUM, Kind.PRODUCT, Kind.ATTENTION)
     behind = next((layer for layer in evidence.signals.layers if layer.index > zero and layer.kind in joins), None)
-    return behind is not None and varying(behind) > ALIKE * behind.rms
+    return behind is not None and _differs(behind)
+
+
+def _differs(layer: LayerSignal) -> bool:
+    """Whether an output differs from input to input, and not from place to place alone, as at a padding's borders."""
+    alike = len(layer.shape) > 2 and layer.sample_cosine is not None and 1 - layer.sample_cosine <= ALIKE**2
+    return varying(layer) > ALIKE * layer.rms and not alike
 
 
 def _is_adapter(evidence: Evidence, node: ParameterNode, before: LayerSignal) -> bool:
