@@ -207,3 +207,21 @@ def test_attention_that_a_mended_norm_would_make_sharp_is_mended_with_it(gain: f
     assert serious(diagnosis) == [("F205", "norm.weight")]
     assert [found.severity for found in diagnosis.of("F308")] == [Severity.NOTE] * foreseen
     assert not serious(mended(case, diagnosis))
+
+
+def shifted(norm: str, std: float) -> Case:
+    case = language(tied=False)
+    nn.init.normal_(case.model.get_parameter(f"{norm}.bias"), std=std)
+    return case
+
+
+@pytest.mark.parametrize("norm", ["norms.0", "last"])
+@pytest.mark.parametrize("std", [6.0, 20.0])
+def test_a_norms_shift_that_drowns_what_it_shifts_is_found_and_zeroed(norm: str, std: float) -> None:
+    case, diagnosis = judged(lambda: shifted(norm, std))
+    assert ("F208", f"{norm}.bias") in serious(diagnosis)
+    assert not serious(mended(case, diagnosis))
+
+
+def test_a_norms_shift_beside_its_scale_is_healthy() -> None:
+    assert not serious(judged(lambda: shifted("norms.1", 1.0))[1])

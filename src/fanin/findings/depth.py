@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, takewhile
 
 from fanin.diagnoses import Finding, Severity
@@ -240,15 +240,23 @@ def growing_stream(evidence: Evidence) -> Iterator[Finding]:
         ends = [node for node in evidence.graph if node.residual_last and node.stream == stream]
         if len(sums) < 2 or not sums[0].rms or (ends and all(node.tamed_by or node.post_norm for node in ends)):
             continue
-        first, last = sums[0], max(sums[1:], key=lambda layer: layer.rms)
-        start = max(first.rms, sums[1].rms if len(sums) > 3 else 0.0, first.stream_start or 0.0)
-        growth = last.rms / start
+        size = _without_zeroed(evidence, sums)
+        first, last = sums[0], max(sums[1:], key=size)
+        start = max(size(first), size(sums[1]) if len(sums) > 3 else 0.0, first.stream_start or 0.0)
+        growth = size(last) / start
         limit = GROWTH * math.sqrt(len(sums))
         if growth > limit and _branch_growth(sums) > limit:
             severity = Severity.ERROR if growth > 10 * limit else Severity.WARNING
             seen = f"stream {stream} grows {growth:.3g} times over {len(sums)} branches; √{len(sums)} is usual"
             names = [node.name for node in ends if not node.frozen]
             yield finding("F307", severity, last.name, seen, edits=evidence.redraw(*names))
+
+
+def _without_zeroed(evidence: Evidence, sums: Sequence[LayerSignal]) -> Callable[[LayerSignal], float]:
+    """The measure of a stream: its RMS, or where a remedy zeroes a bias in it, whose doing that is, what varies."""
+    inside = evidence.signals.layers[sums[0].index : sums[-1].index]
+    zeroed = any(evidence.zeroes(name) for layer in inside for name in layer.weights)
+    return varying if zeroed else lambda layer: layer.rms
 
 
 def _branch_growth(sums: Sequence[LayerSignal]) -> float:

@@ -134,6 +134,10 @@ class Evidence:
             return 1.0
         return math.hypot(*scheme.expected(node.fans, node.shape, node.axes)) / have
 
+    def zeroes(self, name: str) -> bool:
+        """Whether a remedy found so far zeroes a bias or a norm's shift."""
+        return self.planned.get(name) == Zeros() and self.graph[name].role in (Role.BIAS, Role.NORM_SHIFT)
+
     @cached_property
     def intended_zeros(self) -> frozenset[str]:
         """The zero parameters that receive a gradient: they open at the first step, and are meant to."""

@@ -289,6 +289,8 @@ DROWNED = 5.0
 """Then what differs between inputs has under 4 % of the variance."""
 ROUNDED = 1e4
 """Then float32 has 10 bits left for what differs between inputs, which is as much as half precision has."""
+DROWNING = (Kind.WEIGHT, Kind.SUM, Kind.NORM)
+"""The operations that a bias or a shift is added in."""
 SHIFTED = frozenset({"softplus", "sigmoid", "hardsigmoid", "exp", "logsigmoid", "softmax"})
 """Activations before which a large bias is a choice: rates, gates, priors. Scores that it makes one-hot are F308's."""
 
@@ -297,18 +299,19 @@ SHIFTED = frozenset({"softplus", "sigmoid", "hardsigmoid", "exp", "logsigmoid", 
     "F208",
     "a bias that drowns the signal",
     why="the layer puts out its bias whatever it is given",
-    threshold=f"over {DROWNED:g} times what differs between inputs; gates, rates and output layers are left out; a "
+    threshold=f"over {DROWNED:g} times what differs between inputs, of a norm's shift too; gates, rates and output "
+    "layers are left out; a "
     f"note where a batch norm follows at once, which takes any constant away, up to {ROUNDED:g} times",
     remedy="start biases at zero",
     source="He et al. 2015, section 2.2",
 )
 def large_bias(evidence: Evidence) -> Iterator[Finding]:
-    """Biases far larger than the signal that they are added to."""
+    """Biases, and norms' shifts, far larger than the signal that they are added to."""
     for node, signal in evidence.parameters():
         # A bias of exactly one opens a gate: in spatial gating units and highways.
         opened = signal.constant and signal.mean == 1
         gates = node.axes.blocks or opened or SHIFTED.intersection((node.activation, *node.reparametrized))
-        if node.role != Role.BIAS or gates or node.output or signal.rms < 0.5:
+        if node.role not in (Role.BIAS, Role.NORM_SHIFT) or gates or node.output or signal.rms < 0.5:
             continue
         for layer in evidence.signals.readers(node.name):
             moving = varying(layer)
@@ -316,7 +319,7 @@ def large_bias(evidence: Evidence) -> Iterator[Finding]:
                 continue
             if any(evidence.signals.parameter(name).rms == 0 for name in layer.weights):
                 continue  # beside a zero weight it is a start of its own, as the grid of deformable attention
-            if layer.kind in (Kind.WEIGHT, Kind.SUM) and moving and signal.rms > DROWNED * moving:
+            if layer.kind in DROWNING and moving and signal.rms > DROWNED * moving:
                 seen = f"RMS {signal.rms:.3g}; what differs between inputs has RMS {moving:.3g}"
                 severity = Severity.WARNING
                 if _is_taken_away(evidence, layer) and signal.rms < ROUNDED * moving:
