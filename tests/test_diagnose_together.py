@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fanin.diagnoses import Diagnosis, Severity
-from judging import Case, judged, mended, serious
+from judging import Case, classes, judged, mended, serious
 
 WIDTH, TOKENS, PLACES = 64, 96, 16
 
@@ -220,8 +220,29 @@ def shifted(norm: str, std: float) -> Case:
 def test_a_norms_shift_that_drowns_what_it_shifts_is_found_and_zeroed(norm: str, std: float) -> None:
     case, diagnosis = judged(lambda: shifted(norm, std))
     assert ("F208", f"{norm}.bias") in serious(diagnosis)
+    assert [str(edit) for found in diagnosis.findings for edit in found.edits] == [f"{norm}.bias → zeros"]
     assert not serious(mended(case, diagnosis))
 
 
 def test_a_norms_shift_beside_its_scale_is_healthy() -> None:
     assert not serious(judged(lambda: shifted("norms.1", 1.0))[1])
+
+
+def test_a_head_is_left_alone_where_the_weights_before_it_make_its_logits_large() -> None:
+    """He's rule with the kernel left out, in the two layers of four where it is 5 × 5."""
+
+    def build() -> Case:
+        sizes = (3, 5, 5, 3)
+        convs = [nn.Conv2d(3 if not index else 32, 32, size, padding=size // 2) for index, size in enumerate(sizes)]
+        layers = [part for conv in convs for part in (conv, nn.ReLU())]
+        model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 8))
+        for conv in convs:
+            area = 1 if conv.kernel_size[0] == 5 else conv.kernel_size[0] ** 2
+            nn.init.normal_(conv.weight, std=math.sqrt(2 / (conv.in_channels * area)))
+        return Case(model, torch.randn(8, 3, 12, 12), classes(8, 8))
+
+    case, diagnosis = judged(build)
+    (loss,) = diagnosis.of("F309")
+    assert "mended before the output layer" in loss.seen
+    assert not loss.edits
+    assert not serious(mended(case, diagnosis))

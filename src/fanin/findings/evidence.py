@@ -134,6 +134,36 @@ class Evidence:
             return 1.0
         return math.hypot(*scheme.expected(node.fans, node.shape, node.axes)) / have
 
+    def relief(self, layer: LayerSignal) -> float:
+        """By what the remedies found so far multiply what an operation takes in, back to the norm before it."""
+        factor = 1.0
+        for earlier in self._way_to(layer):
+            weights = [name for name in earlier.weights if self.graph[name].is_weight]
+            factor *= math.prod(map(self.becomes, weights)) * self._without_biases(earlier)
+        return factor
+
+    def _way_to(self, layer: LayerSignal) -> Iterator[LayerSignal]:
+        """The weights' operations before one, the nearest first, up to a norm, and that; or up to a residual stream."""
+        depth = layer.weight_depth - (layer.kind is Kind.WEIGHT)
+        again = any(node.feedback for node in self.graph)  # a state's sum with what comes in is no residual stream
+        for earlier in reversed(self.signals.layers[: layer.index]):
+            if earlier.stream is not None and not again:
+                return
+            here = earlier.tower == layer.tower and earlier.weight_depth == depth
+            if here and earlier.kind in (Kind.WEIGHT, Kind.NORM):
+                yield earlier
+                if earlier.kind is Kind.NORM:
+                    return
+                depth -= 1
+
+    def _without_biases(self, layer: LayerSignal) -> float:
+        """What is left of an output's RMS when the biases that remedies zero are gone."""
+        zeroed = [name for name in layer.weights if self.zeroes(name)]
+        if not zeroed or not layer.rms:
+            return 1.0
+        power = layer.rms**2 - sum(self.signals.parameter(name).rms ** 2 for name in zeroed)
+        return max(math.sqrt(max(power, 0.0)), varying(layer)) / layer.rms
+
     def zeroes(self, name: str) -> bool:
         """Whether a remedy found so far zeroes a bias or a norm's shift."""
         return self.planned.get(name) == Zeros() and self.graph[name].role in (Role.BIAS, Role.NORM_SHIFT)

@@ -75,7 +75,11 @@ def first_loss(evidence: Evidence) -> Iterator[Finding]:
     if weights and not bound:
         yield _behind_a_norm(evidence, severity, seen)
         return
-    edits = () if cosines else _shrunk(evidence, bound)
+    if _is_relieved(evidence, bound, line):
+        seen += "; it is mended before the output layer"
+        bound, edits = bound[:1], ()
+    else:
+        edits = () if cosines else _shrunk(evidence, bound)
     yield finding("F309", severity, bound[0] if bound else "", seen, edits=edits, places=bound[1:])
 
 
@@ -107,6 +111,23 @@ def _outweighs(evidence: Evidence, name: str, *, entropy: bool) -> bool:
     return size > 1 and rest < max(1.0, SHRUNK * size)
 
 
+def _is_relieved(evidence: Evidence, weights: list[str], line: float) -> bool:
+    """Whether the loss comes under the line by what other findings' remedies take from what the output layer reads.
+
+    What the loss is over that of knowing nothing falls at least in proportion to the outputs.
+    """
+    loss, uninformed = evidence.signals.loss or 0.0, evidence.signals.uninformed or 0.0
+    relief = max((_relief(evidence, name) for name in weights), default=1.0)
+    left = uninformed + relief * (loss - uninformed)
+    return relief < 1 and left <= max(line * uninformed, uninformed + NATS if is_entropy(uninformed) else 0.0)
+
+
+def _relief(evidence: Evidence, name: str) -> float:
+    """By what other remedies multiply the outputs of a weight, if it stays itself as it is."""
+    readers = [layer for layer in evidence.signals.readers(name) if layer.kind == Kind.WEIGHT]
+    return max(map(evidence.relief, readers), default=1.0)
+
+
 def _shrunk(evidence: Evidence, weights: list[str]) -> tuple[Edit, ...]:
     biases = _output_biases(evidence)
     smaller = (Edit(name, evidence.scheme(name).scaled(SHRUNK / _left(evidence, name))) for name in weights)
@@ -122,7 +143,8 @@ def _left(evidence: Evidence, name: str) -> float:
     largest = max((layer.rms for layer in evidence.signals.readers(name) if layer.kind == Kind.WEIGHT), default=0.0)
     if not have or largest > ERASING:
         return 1.0
-    return max(largest * evidence.scheme(name).expected(node.fans, node.shape, node.axes).std / have, 1.0)
+    change = evidence.scheme(name).expected(node.fans, node.shape, node.axes).std / have
+    return max(largest * _relief(evidence, name) * change, 1.0)
 
 
 def _spread(evidence: Evidence) -> tuple[Edit, ...]:
