@@ -841,3 +841,33 @@ def test_a_small_head_beside_another_is_no_explosion() -> None:
 
     _, found = judged(lambda: Case(Detector(2), torch.randn(8, 3, 16, 16), loss))
     assert "F403" not in found.codes
+
+
+def generator(width: int, kernel: int, stride: int, *, misread: bool) -> Case:
+    """A transposed convolution drawn by He's rule, with the fans that torch reads from its shape or the true ones."""
+    up = nn.ConvTranspose2d(width, 10, kernel, stride)
+    if misread:
+        nn.init.kaiming_normal_(up.weight)
+    else:
+        nn.init.normal_(up.weight, std=math.sqrt(2 / fanin.fans_of(up).fan_in))
+    layers = (nn.Conv2d(8, width, 1), nn.ReLU(), up, nn.ReLU(), nn.Conv2d(10, 3, 1))
+    return Case(nn.Sequential(*layers), torch.randn(8, 8, 6, 6))
+
+
+@pytest.mark.parametrize(("width", "kernel", "stride"), [(160, 4, 2), (160, 3, 1), (16, 8, 8)])
+def test_a_transposed_convolution_by_the_fans_that_torch_misreads_is_found(
+    width: int, kernel: int, stride: int
+) -> None:
+    (found,) = judged(lambda: generator(width, kernel, stride, misread=True))[1].of("F201")
+    assert found.place == "2.weight"
+    assert "torch.nn.init reads" in found.seen
+    assert not judged(lambda: generator(width, kernel, stride, misread=False))[1].of("F201")
+
+
+def test_torchs_own_default_of_a_transposed_convolution_is_healthy() -> None:
+    def build() -> Case:
+        case = generator(160, 4, 2, misread=True)
+        case.model.get_submodule("2").reset_parameters()  # type: ignore[operator]  # torch's own
+        return case
+
+    assert not judged(build)[1].of("F201")

@@ -176,12 +176,7 @@ def misread(node: ParameterNode, signal: ParameterSignal) -> str:
         return ""
     area = math.prod(shape[2:])
     fans = node.fans
-    right = {fans.fan_in, fans.fan_out}
-    # A fan_out that counts every output of a strided convolution is a convention, if not ours.
-    outputs = {fans.fan_out, float(shape[0] * area)} if node.axes.groups == 1 and not node.axes.transposed else right
-    # A third is torch's default, of its own layers, whose fans torch.nn.init reads right; those of a stack it cannot.
-    scales = SCALES[1:] if _is_stack(node) else SCALES
-    if any(_near(signal.std, std, signal) for fan in outputs for std in _variances(fans.fan_in, fan, scales)):
+    if any(_near(signal.std, std, signal) for std in _conventions(node)):
         return ""
     readings = {
         "the fans that torch.nn.init reads from its shape": (shape[1] * area, shape[0] * area),
@@ -189,11 +184,28 @@ def misread(node: ParameterNode, signal: ParameterSignal) -> str:
         "fans without the kernel's area": (shape[1], shape[0]),
     }
     for words, (first, second) in readings.items():
-        if {float(first), float(second)} != right and any(
+        if (first, second) != (fans.fan_in, fans.fan_out) and any(
             _near(signal.std, std, signal) for std in _variances(first, second)
         ):
             return f"; it agrees with {words}, {first:g} and {second:g}, where the true ones are {_pair(fans)}"
     return ""
+
+
+def _conventions(node: ParameterNode) -> Iterator[float]:
+    """The standard deviations that known rules give by the true fans."""
+    fans, shape = node.fans, node.shape
+    # A third is torch's default, of its own layers, whose fans torch.nn.init reads right; those of a stack it cannot.
+    scales = SCALES[1:] if _is_stack(node) else SCALES
+    if node.axes.transposed:
+        # What torch.nn.init takes for the fan_in of these is their fan_out: so no rule for the way back is meant, nor
+        # Xavier's, which a far larger fan_out makes nearly the same; torch's own default is as it is.
+        yield from _variances(fans.fan_in, fans.fan_in, scales)
+        yield from _variances(fans.fan_out, fans.fan_out, SCALES[:1])
+        return
+    # A fan_out that counts every output of a strided convolution is a convention, if not ours.
+    every = float(shape[0] * math.prod(shape[2:]))
+    for fan in {fans.fan_out, every} if node.axes.groups == 1 else {fans.fan_in, fans.fan_out}:
+        yield from _variances(fans.fan_in, fan, scales)
 
 
 def _pair(fans: tuple[float, float]) -> str:
