@@ -871,3 +871,30 @@ def test_torchs_own_default_of_a_transposed_convolution_is_healthy() -> None:
         return case
 
     assert not judged(build)[1].of("F201")
+
+
+class FortySteps(nn.Module):
+    """A recurrence over 40 steps, of packed sequences or with the steps first, and a head on its last state."""
+
+    def __init__(self, gain: float, how: str) -> None:
+        super().__init__()
+        self.how, self.rnn = how, nn.RNN(8, 128, batch_first=how == "batch first")
+        self.head = nn.Linear(128, 5)
+        nn.init.normal_(self.rnn.weight_hh_l0, std=gain / math.sqrt(128))
+        nn.init.normal_(self.rnn.weight_ih_l0, std=0.05)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "steps first":
+            x = x.transpose(0, 1)
+        if self.how == "packed":
+            x = nn.utils.rnn.pack_padded_sequence(x, torch.full((len(x),), 40), batch_first=True)  # type: ignore[assignment]
+        result: Tensor = self.head(self.rnn(x)[1][0])
+        return result
+
+
+@pytest.mark.parametrize("how", ["batch first", "steps first", "packed"])
+def test_a_recurrence_in_the_chaotic_phase_is_found(how: str) -> None:
+    (found,) = judged(lambda: Case(FortySteps(2.5, how), torch.randn(4, 40, 8)))[1].of("F306")
+    assert found.place == "rnn"
+    assert found.seen.startswith("40 steps")
+    assert not judged(lambda: Case(FortySteps(1.5, how), torch.randn(4, 40, 8)))[1].of("F306")

@@ -126,6 +126,7 @@ class LayerSignal(Observation):
         branch_rms: of the branch that is added.
         stream_rms: of the stream before it is added.
         stream_start: of the stream before the first branch was added.
+        steps: of one of torch's recurrences: over how many steps it ran.
         constant: of a sum of the first weight's output with what is no parameter and differs from place to place, as
             sinusoids do: the buffer's name, where it is one.
         constant_rms: of that constant; None of any other operation.
@@ -174,6 +175,7 @@ class LayerSignal(Observation):
     branch_rms: float | None = None
     stream_rms: float | None = None
     stream_start: float | None = None
+    steps: int | None = None
     constant: str = ""
     constant_rms: float | None = None
     signal_rms: float | None = None

@@ -10,13 +10,17 @@ from fanin import meanfield
 from fanin.diagnoses import Finding, Severity
 from fanin.errors import FaninError
 from fanin.findings.depth import chain_weights, hidden_chain
-from fanin.findings.evidence import DEPTH_SCALES, FAR, Evidence
+from fanin.findings.evidence import DEPTH_SCALES, FAR, Evidence, weight_rms
 from fanin.findings.registry import finding, register
+from fanin.gains import moments
+from fanin.meanfield.roots import find_root
 from fanin.observations import Kind, LayerSignal
 
 ENDLESS = 1e4
 """Layers: a depth scale beyond any depth that is built."""
 GATES = ("sigmoid", "hardsigmoid")
+SATURATING = 100.0
+"""Inputs of this standard deviation make a state of RMS 0.996 of tanh."""
 CARRIERS = (Kind.WEIGHT, Kind.ACTIVATION, Kind.NORM, Kind.SUM)
 
 
@@ -116,12 +120,13 @@ def _fixed_point(evidence: Evidence) -> meanfield.FixedPoint | None:
     "chaos",
     why="neighbouring inputs are torn apart, and gradients grow exponentially towards the input",
     threshold="theory: the squared gradient grows by twelve e-foldings (six in size) through the plain layers of one "
-    "activation at their measured gain",
+    "activation at their measured gain; or through the steps of torch's tanh recurrence, at the size of its state",
     remedy="lower the gain towards criticality, or use orthogonal weights",
     source="Poole et al. 2016 (arXiv:1606.05340); Schoenholz et al. 2017 (arXiv:1611.01232)",
 )
 def chaos(evidence: Evidence) -> Iterator[Finding]:
-    """Plain nets deep in the chaotic phase."""
+    """Plain nets deep in the chaotic phase, and recurrences, whose depth is their time."""
+    yield from _chaotic_recurrences(evidence)
     fixed = _fixed_point(evidence)
     hidden: list[LayerSignal] = hidden_chain(evidence)
     if fixed is None or fixed.phase != "chaotic" or len(hidden) < 3:
@@ -130,3 +135,30 @@ def chaos(evidence: Evidence) -> Iterator[Finding]:
     if growth > 2 * DEPTH_SCALES:
         seen = f"{len(hidden)} layers in the chaotic phase: theory's gradient grows e^{growth / 2:.1f} times"
         yield finding("F306", Severity.WARNING, hidden[0].name, seen, edits=evidence.redraw(*chain_weights(evidence)))
+
+
+def _chaotic_recurrences(evidence: Evidence) -> Iterator[Finding]:
+    """Of stacked layers the last, whose state is seen."""
+    for layer in evidence.signals.of_kind(Kind.RECURRENT):
+        states = [name for name in layer.weights if evidence.graph[name].feedback]
+        if layer.target != "rnn_tanh" or not layer.steps or not states or evidence.graph[states[-1]].frozen:
+            continue
+        gain = weight_rms(evidence.signals.parameter(states[-1])) * math.sqrt(evidence.graph[states[-1]].fans.fan_in)
+        growth = layer.steps * math.log(max(gain**2 * _squared_slope(layer.rms), 1e-300))
+        if growth > 2 * DEPTH_SCALES:
+            seen = f"{layer.steps} steps with a gain of {gain:.3g} on a state of RMS {layer.rms:.2g}: "
+            seen += f"theory's gradient grows e^{growth / 2:.1f} times"
+            yield finding("F306", Severity.WARNING, layer.name, seen, edits=evidence.redraw(*layer.weights))
+
+
+def _squared_slope(rms: float) -> float:
+    """The mean squared slope of tanh at normal inputs of which it makes so large a state.
+
+    >>> round(_squared_slope(0.01), 3), round(_squared_slope(0.8), 2)
+    (1.0, 0.25)
+    """
+
+    def excess(std: float) -> float:
+        return moments("tanh", std).second_moment - rms**2
+
+    return moments("tanh", find_root(excess, rms, SATURATING)).derivative_second_moment if 0 < rms < 0.99 else 0.0

@@ -209,6 +209,8 @@ class Watch(TorchFunctionMode):
         if kind is not None and measured:
             entropy = self._entropy(name, args, kwargs) if kind is Kind.ATTENTION else None
             self.record(outputs[0], plain(name), kind, trail, before, entropy, beside)
+            if kind is Kind.RECURRENT:
+                self.signals[-1] = replace(self.signals[-1], steps=_steps(args))
 
     def enter_tower(self, trail: Trail) -> None:
         """Number the way that a trail goes on, which begins where a weight is the first."""
@@ -394,6 +396,17 @@ def _without_dropout(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tup
     if len(args) > 4:
         return (*args[:4], 0.0, *args[5:]), kwargs
     return args, {**kwargs, "dropout_p": 0.0}
+
+
+def _steps(args: tuple[Any, ...]) -> int | None:
+    """Over how many steps one of torch's recurrences runs; a cell, which takes a matrix, makes one of many.
+
+    Packed sequences come as the rows of a matrix, and how many of them go on at each step.
+    """
+    data, second = args[:2]
+    if data.ndim == 3:
+        return int(data.shape[1 if args[-1] is True else 0])
+    return len(second) if isinstance(second, torch.Tensor) and second.ndim == 1 else None
 
 
 def _device_type(args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
