@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import prune
 
 import fanin
 from fanin.comparison.workers import one_thread
@@ -898,3 +899,19 @@ def test_a_recurrence_in_the_chaotic_phase_is_found(how: str) -> None:
     assert found.place == "rnn"
     assert found.seen.startswith("40 steps")
     assert not judged(lambda: Case(FortySteps(1.5, how), torch.randn(4, 40, 8)))[1].of("F306")
+
+
+def pruned(*, over: bool, container: bool) -> Case:
+    """A pruned layer that was drawn again: what it was pruned from, or the product, which no forward keeps."""
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+    for _ in range(1 + container):
+        prune.random_unstructured(model[2], "weight", 0.3)  # type: ignore[no-untyped-call]
+    nn.init.kaiming_normal_(model[2].weight.data if over else model[2].weight_orig.data)
+    return Case(model, torch.randn(32, 16))
+
+
+@pytest.mark.parametrize("container", [False, True])
+def test_what_is_written_over_a_pruned_weight_is_written_in_vain(container: bool) -> None:
+    found = judged(lambda: pruned(over=True, container=container))[1]
+    assert [one.place for one in found.of("F202")] == ["2.weight_orig"]
+    assert "F202" not in judged(lambda: pruned(over=False, container=container))[1].codes

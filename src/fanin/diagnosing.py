@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.prune import BasePruningMethod
 
 from fanin.diagnoses import Diagnosis
 from fanin.findings import Codes, Evidence, Hidden, examine
@@ -82,17 +83,38 @@ def as_found(graph: Graph) -> Plan:
 
 
 def hidden_weights(model: nn.Module) -> Iterator[Hidden]:
-    """The weights under ``torch.nn.utils.weight_norm`` that were set, and will be computed anew by the next forward."""
+    """The weights that were set, and that the next forward computes anew.
+
+    Those under ``torch.nn.utils.weight_norm``, and those under ``torch.nn.utils.prune``.
+    """
     for path, module in unwrap(model).named_modules():
         for hook in module._forward_pre_hooks.values():
-            name, compute = getattr(hook, "name", None), getattr(hook, "compute_weight", None)
-            if not isinstance(name, str) or compute is None or not hasattr(module, f"{name}_g"):
-                continue
-            was_set = getattr(module, name).detach()
-            with torch.no_grad():
-                used = compute(module)
-            prefix = f"{path}." if path else ""
-            yield Hidden(f"{prefix}{name}", f"{prefix}{name}_g", _rms(was_set), _rms(used), _rms(used - was_set))
+            found = _pruned(module, hook) if isinstance(hook, BasePruningMethod) else _normed(module, hook)
+            if found is not None:
+                name, source, was_set, used = found
+                prefix = f"{path}." if path else ""
+                yield Hidden(f"{prefix}{name}", f"{prefix}{source}", _rms(was_set), _rms(used), _rms(used - was_set))
+
+
+Computed = tuple[str, str, torch.Tensor, torch.Tensor]
+"""Of a computed weight: its name, that of the parameter to set instead, the weight as set, and as computed."""
+
+
+def _normed(module: nn.Module, hook: Any) -> Computed | None:
+    name, compute = getattr(hook, "name", None), getattr(hook, "compute_weight", None)
+    if not isinstance(name, str) or compute is None or not hasattr(module, f"{name}_g"):
+        return None
+    with torch.no_grad():
+        return name, f"{name}_g", getattr(module, name).detach(), compute(module)
+
+
+def _pruned(module: nn.Module, hook: BasePruningMethod) -> Computed | None:
+    """What was written over a pruned weight has values where the mask has none; else it is of before the last step."""
+    name: str = hook._tensor_name
+    was_set, mask = getattr(module, name).detach(), getattr(module, f"{name}_mask")
+    if was_set.is_meta or mask.is_meta or not bool(was_set[mask == 0].any()):
+        return None
+    return name, f"{name}_orig", was_set, getattr(module, f"{name}_orig").detach() * mask
 
 
 def _rms(tensor: torch.Tensor) -> float:
