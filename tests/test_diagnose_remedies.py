@@ -365,3 +365,37 @@ def test_the_standard_law_of_a_family_is_even_and_of_unit_size(law: torch.distri
     else:
         assert not neutral.mean.any()
         torch.testing.assert_close(neutral.variance, torch.ones_like(neutral.variance))
+
+
+class UNet(nn.Module):
+    """Two levels with torch's default and no norms; what went down is joined to what comes up."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.down, self.lower = self.pair(3, width), self.pair(width, 2 * width)
+        self.middle = self.pair(2 * width, 4 * width)
+        self.up, self.upper = (nn.ConvTranspose2d(2**n * width, 2 ** (n - 1) * width, 2, 2) for n in (2, 1))
+        self.join, self.end = self.pair(4 * width, 2 * width), self.pair(2 * width, width)
+        self.head = nn.Conv2d(width, 5, 1)
+
+    @staticmethod
+    def pair(before: int, after: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(before, after, 3, padding=1), nn.SiLU(), nn.Conv2d(after, after, 3, padding=1), nn.SiLU()
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.down(x)
+        second = self.lower(functional.max_pool2d(first, 2))
+        up = self.join(torch.cat([second, self.up(self.middle(functional.max_pool2d(second, 2)))], 1))
+        result: Tensor = self.head(self.end(torch.cat([first, self.upper(up)], 1)))
+        return result
+
+
+def test_logits_behind_joined_ways_bear_what_no_rule_knows_of_their_size() -> None:
+    target = torch.arange(8 * 16 * 16).reshape(8, 16, 16) % 5
+    case, diagnosis = judged(
+        lambda: Case(UNet(), torch.randn(8, 3, 16, 16), lambda out: functional.cross_entropy(out, target))
+    )
+    assert "F301" in diagnosis.codes
+    assert not serious(mended(case, diagnosis))

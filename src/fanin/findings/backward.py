@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import median
 
 from fanin.diagnoses import Edit, Finding, Severity
-from fanin.findings.depth import LINE, chain_weights
+from fanin.findings.depth import LINE, redrawn_chain
 from fanin.findings.evidence import FAR, Evidence, sensitivity
 from fanin.findings.registry import finding, register
 from fanin.graph import Role
@@ -107,7 +107,7 @@ def _carries(evidence: Evidence, layer: LayerSignal) -> bool:
 
 
 def _edits(evidence: Evidence) -> tuple[Edit, ...]:
-    return evidence.redraw(*chain_weights(evidence)) if evidence.plain else ()
+    return redrawn_chain(evidence) if evidence.plain else ()
 
 
 @register(

@@ -9,7 +9,7 @@ from statistics import median
 from fanin import meanfield
 from fanin.diagnoses import Finding, Severity
 from fanin.errors import FaninError
-from fanin.findings.depth import chain_weights, hidden_chain
+from fanin.findings.depth import hidden_chain, redrawn_chain
 from fanin.findings.evidence import DEPTH_SCALES, FAR, Evidence, weight_rms
 from fanin.findings.registry import finding, register
 from fanin.gains import moments
@@ -50,7 +50,7 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
             continue
         severity = Severity.ERROR if end * FAR**2 < first else Severity.WARNING
         seen = f"1 - cosine between {what} falls from {first:.3g} to {max(end, 0):.2g}{_theory(evidence)}"
-        edits = evidence.redraw(*chain_weights(evidence)) if evidence.plain else ()
+        edits = redrawn_chain(evidence) if evidence.plain else ()
         yield finding("F305", severity, layers[-1].name, seen, edits=edits)
         return
 
@@ -134,7 +134,7 @@ def chaos(evidence: Evidence) -> Iterator[Finding]:
     growth = math.log(max(fixed.gradient_growth(len(hidden)), 1e-300))
     if growth > 2 * DEPTH_SCALES:
         seen = f"{len(hidden)} layers in the chaotic phase: theory's gradient grows e^{growth / 2:.1f} times"
-        yield finding("F306", Severity.WARNING, hidden[0].name, seen, edits=evidence.redraw(*chain_weights(evidence)))
+        yield finding("F306", Severity.WARNING, hidden[0].name, seen, edits=redrawn_chain(evidence))
 
 
 def _chaotic_recurrences(evidence: Evidence) -> Iterator[Finding]:

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice, takewhile
 
-from fanin.diagnoses import Finding, Severity
-from fanin.findings.evidence import DRAWN, FAR, Evidence, varying, weight_rms
+from fanin.diagnoses import Edit, Finding, Severity
+from fanin.findings.evidence import DRAWN, FAR, SHRUNK, Evidence, varying, weight_rms
 from fanin.findings.registry import finding, register
 from fanin.graph import Role
 from fanin.observations import Kind, LayerSignal
@@ -57,7 +57,7 @@ def vanishing(evidence: Evidence) -> Iterator[Finding]:
         else:
             severity = Severity.ERROR if ratio * FAR < 1 and not (usual and layers < DEEP) else Severity.WARNING
         seen = f"what differs between inputs has RMS {least:.3g}, {ratio:.2g} of what the inputs have"
-        yield finding("F301", severity, smallest.name, seen, edits=evidence.redraw(*chain_weights(evidence)))
+        yield finding("F301", severity, smallest.name, seen, edits=redrawn_chain(evidence))
 
 
 def _left_by_depth(evidence: Evidence, hidden: Sequence[LayerSignal]) -> list[tuple[float, LayerSignal]]:
@@ -184,7 +184,7 @@ def exploding(evidence: Evidence) -> Iterator[Finding]:
     if ratio > LINE:
         severity = Severity.ERROR if ratio > FAR else Severity.WARNING
         seen = f"RMS {largest.rms:.3g}, {ratio:.3g} times the input's"
-        yield finding("F302", severity, largest.name, seen, edits=evidence.redraw(*chain_weights(evidence)))
+        yield finding("F302", severity, largest.name, seen, edits=redrawn_chain(evidence))
 
 
 def _start(evidence: Evidence, whole: bool = False) -> float:
@@ -210,8 +210,25 @@ def hidden_chain(evidence: Evidence) -> list[LayerSignal]:
     return [layer for layer in evidence.chain if carries(layer)]
 
 
-def chain_weights(evidence: Evidence) -> list[str]:
-    """The weights of a plain chain; all are redrawn, since the fault is their product."""
+def redrawn_chain(evidence: Evidence) -> tuple[Edit, ...]:
+    """Edits of all weights of a plain chain, since the fault is their product.
+
+    Where ways are joined, and pooled between, no rule knows what comes to the end better than to a factor of a few: the
+    output layer starts so small that its logits bear it.
+    """
+    edits = evidence.redraw(*_chain_weights(evidence))
+    if evidence.alone:
+        return edits
+    outputs = {node.name for node in evidence.graph if node.output and node.is_weight}
+    return tuple(_shrunk(edit) if edit.pattern in outputs else edit for edit in edits)
+
+
+def _shrunk(edit: Edit) -> Edit:
+    assert edit.scheme is not None
+    return Edit(edit.pattern, edit.scheme.scaled(SHRUNK))
+
+
+def _chain_weights(evidence: Evidence) -> list[str]:
     names = [name for layer in evidence.chain for name in layer.weights]
     nodes = (evidence.graph[name] for name in dict.fromkeys(names))
     trained = [node for node in nodes if not node.frozen and (node.is_weight or node.role == Role.BIAS)]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from fanin.diagnoses import Edit, Finding, Severity
-from fanin.findings.evidence import NATS, Evidence, is_entropy, weight_rms
+from fanin.findings.evidence import NATS, SHRUNK, Evidence, is_entropy, weight_rms
 from fanin.findings.factors import learned_factor, of_unit_vectors
 from fanin.findings.registry import finding, register
 from fanin.graph import BESIDE, ParameterNode, Role
@@ -14,8 +14,6 @@ from fanin.observations import ERASING, Kind, ParameterSignal
 from fanin.schemes import Constant, Ones, Zeros
 from fanin.signals import OF_STANDARD
 
-SHRUNK = 0.3
-"""Of the recommended output layer: its outputs have a tenth of the power, and the loss hardly feels them."""
 FREE = 1e-3
 """The cosine between a weight and its gradient: 0 but for a norm's ε (1e-5 of unit variance) where its scale is taken
 away; of heads that are sure and wrong, with 50,000 classes and a batch of 8, it is 5e-3."""

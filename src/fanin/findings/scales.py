@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from fanin.diagnoses import Edit, Finding, Severity
-from fanin.findings.depth import chain_weights
+from fanin.findings.depth import redrawn_chain
 from fanin.findings.evidence import Evidence, weight_rms
 from fanin.findings.registry import finding, register
 from fanin.graph import ParameterNode, Role
@@ -55,8 +55,9 @@ def wrong_scale(evidence: Evidence) -> Iterator[Finding]:
             found = _judge(evidence, node, ratio, signal)
             if found is not None:
                 severity, cause = found
-                chain = chain_weights(evidence) if evidence.plain else ()
-                edits = evidence.redraw(*dict.fromkeys((*chain, node.name)))
+                edits = redrawn_chain(evidence) if evidence.plain else ()
+                if all(edit.pattern != node.name for edit in edits):
+                    edits = (*edits, *evidence.redraw(node.name))
                 yield finding("F201", severity, node.name, f"{words}{cause}", edits=edits)
                 break
 
