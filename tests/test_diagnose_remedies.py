@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -399,3 +400,33 @@ def test_logits_behind_joined_ways_bear_what_no_rule_knows_of_their_size() -> No
     )
     assert "F301" in diagnosis.codes
     assert not serious(mended(case, diagnosis))
+
+
+class Hypernet(nn.Module):
+    """A small net makes the weights of another, of which the last are twice as large as they should be."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.first, self.second = nn.Linear(4, 32), nn.Linear(32, 16 * 32), nn.Linear(32, 32 * 3)
+        nn.init.normal_(self.first.weight, std=math.sqrt(2 / 16 / 32))
+        nn.init.normal_(self.second.weight, std=2 / 32)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        made = self.embed(condition)
+        hidden = functional.relu(torch.einsum("bi,bio->bo", x, self.first(made).view(-1, 16, 32)))
+        return torch.einsum("bi,bio->bo", hidden, self.second(made).view(-1, 32, 3))
+
+
+def test_a_weight_that_makes_weights_is_shrunk_by_the_size_of_what_they_put_out() -> None:
+    target = torch.randn(64, 3)
+    case, diagnosis = judged(
+        lambda: Case(
+            Hypernet(), (torch.randn(64, 16), 2 * torch.randn(64, 4)), lambda out: functional.mse_loss(out, target)
+        )
+    )
+    assert serious(diagnosis) == [("F309", "second.weight")]
+    after = mended(case, diagnosis)
+    assert not serious(after)
+    assert after.signals.loss is not None
+    assert after.signals.uninformed is not None
+    assert after.signals.loss < 1.5 * after.signals.uninformed

@@ -10,7 +10,7 @@ from fanin.findings.evidence import NATS, SHRUNK, Evidence, is_entropy, weight_r
 from fanin.findings.factors import learned_factor, of_unit_vectors
 from fanin.findings.registry import finding, register
 from fanin.graph import BESIDE, ParameterNode, Role
-from fanin.observations import ERASING, Kind, ParameterSignal
+from fanin.observations import ERASING, Kind, LayerSignal, ParameterSignal
 from fanin.schemes import Constant, Ones, Zeros
 from fanin.signals import OF_STANDARD
 
@@ -138,11 +138,19 @@ def _left(evidence: Evidence, name: str) -> float:
     What is so large that it erases all else is uninitialized memory before it, a fault of its own, and is mended there.
     """
     node, have = evidence.graph[name], weight_rms(evidence.signals.parameter(name))
-    largest = max((layer.rms for layer in evidence.signals.readers(name) if layer.kind == Kind.WEIGHT), default=0.0)
+    largest = max((layer.rms for layer in _made_of(evidence, name)), default=0.0)
     if not have or largest > ERASING:
         return 1.0
     change = evidence.scheme(name).expected(node.fans, node.shape, node.axes).std / have
     return max(largest * _relief(evidence, name) * change, 1.0)
+
+
+def _made_of(evidence: Evidence, name: str) -> Iterator[LayerSignal]:
+    """What a weight puts out, and the products of it with another signal that end the model, as behind a hypernet."""
+    readers = [layer for layer in evidence.signals.readers(name) if layer.kind == Kind.WEIGHT]
+    yield from readers
+    last = evidence.signals.of_kind(Kind.WEIGHT, Kind.PRODUCT)[-1:]
+    yield from (layer for layer in last if layer.kind is Kind.PRODUCT and readers and layer.index > readers[-1].index)
 
 
 def _spread(evidence: Evidence) -> tuple[Edit, ...]:
