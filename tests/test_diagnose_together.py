@@ -246,3 +246,26 @@ def test_a_head_is_left_alone_where_the_weights_before_it_make_its_logits_large(
     assert "mended before the output layer" in loss.seen
     assert not loss.edits
     assert not serious(mended(case, diagnosis))
+
+
+class Looking(nn.Module):
+    """A layer that is drawn far too large, and an attention without a norm behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.q, self.k, self.v, self.out = (nn.Linear(a, 32) for a in (8, 32, 32, 32, 32))
+        self.head = nn.Linear(32, 5)
+        nn.init.normal_(self.enter.weight, std=8.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        looked = (self.q(x) @ self.k(x).transpose(1, 2) / math.sqrt(32)).softmax(-1) @ self.v(x)
+        result: Tensor = self.head(self.out(looked).mean(1))
+        return result
+
+
+def test_queries_are_left_alone_where_what_they_read_is_to_blame() -> None:
+    case, diagnosis = judged(lambda: Case(Looking(), torch.randn(8, 24, 8), classes(5, 8)))
+    assert {"F201", "F308"} <= set(diagnosis.codes)
+    assert not any(found.edits for found in diagnosis.of("F308"))
+    assert not serious(mended(case, diagnosis))

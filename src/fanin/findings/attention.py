@@ -63,6 +63,14 @@ def _grown(evidence: Evidence, layer: LayerSignal) -> float:
     return math.prod(evidence.becomes(name) for name in scales) ** 2
 
 
+def _relief(evidence: Evidence, layer: LayerSignal) -> float:
+    """By what remedies multiply the scores before queries and keys, which packed ones take in twice."""
+    reliefs = [
+        evidence.relief(reader) for name in _scores(evidence, layer) for reader in _before(evidence, name, layer)
+    ]
+    return math.prod(reliefs) ** (2 / max(len(reliefs), 1))
+
+
 def _before(evidence: Evidence, name: str, layer: LayerSignal) -> list[LayerSignal]:
     return [reader for reader in evidence.signals.readers(name) if reader.index <= layer.index][-1:]
 
@@ -80,6 +88,11 @@ def _softened(evidence: Evidence, layer: LayerSignal, grown: float) -> tuple[Edi
         return (factor.divided(spread),)
     if of_unit_vectors(evidence, layer.index):
         return ()  # the factor is the model's, and no plan's
+    relief = _relief(evidence, layer)
+    drawn = math.prod(evidence.becomes(name) for name in _scores(evidence, layer))
+    if relief < 1 and spread * relief * drawn <= ROOM:
+        return ()  # what comes in is to blame, and mended
+    spread *= relief
     tables = _added(evidence, layer, spread)
     if tables:
         # What the products of queries and keys have of the spread; scaled afterwards, they have less than they show.
