@@ -915,3 +915,12 @@ def test_what_is_written_over_a_pruned_weight_is_written_in_vain(container: bool
     found = judged(lambda: pruned(over=True, container=container))[1]
     assert [one.place for one in found.of("F202")] == ["2.weight_orig"]
     assert "F202" not in judged(lambda: pruned(over=False, container=container))[1].codes
+
+
+@pytest.mark.parametrize("std", [0.02, 1.0])
+def test_equal_tokens_are_drawn_as_large_as_they_were(std: float) -> None:
+    case, diagnosis = judged(lambda: Case(Latents(std), torch.randn(8, 20, 8)))
+    size = float(case.model.get_parameter("latents").detach().square().mean().sqrt())
+    assert diagnosis.fix()["latents"].expected.std == pytest.approx(size)
+    unusual = judged(lambda: Case(Latents(1e-4), torch.randn(8, 20, 8)))[1]
+    assert unusual.fix()["latents"].expected.std == pytest.approx(0.02)

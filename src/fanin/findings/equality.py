@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from fanin.diagnoses import Finding, Severity
+from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.evidence import DRAWN, FORMING, Evidence
 from fanin.findings.garbage import zero_rows
 from fanin.findings.registry import finding, register
 from fanin.graph import ParameterNode, Role
 from fanin.observations import ParameterSignal
+from fanin.schemes import Normal
 
 TOKENS = frozenset({Role.TOKEN, Role.POSITION, Role.OTHER})
 """The roles of learned vectors that are put in whole, as a set; a bias of one number an axis is none."""
 
+SMALLEST, LARGEST = 0.01, 2.0
+"""Between these lie the standard deviations that tables and tokens are usually drawn with: 0.02 to 1."""
 NEARLY = 1e-5
 """Of their mean: differences that small are no draw, and grow in proportion to themselves."""
 
@@ -84,7 +87,10 @@ def _equal_tokens(evidence: Evidence) -> Iterator[Finding]:
     for node, signal in evidence.parameters():
         if node.role in TOKENS and signal.equal_vectors and signal.grad_equal_vectors and not signal.non_finite:
             seen = f"its {node.shape[-2]} vectors are one, and so are their gradients: they stay equal"
-            yield finding("F101", Severity.ERROR, node.name, seen, edits=evidence.redraw(node.name))
+            # What reads them is used to their size, if it is one that anyone draws.
+            drawn = SMALLEST <= signal.rms <= LARGEST and not node.reparametrized
+            edits = (Edit(node.name, Normal(signal.rms)),) if drawn else evidence.redraw(node.name)
+            yield finding("F101", Severity.ERROR, node.name, seen, edits=edits)
         elif node.role is Role.POSITION and signal.equal_vectors and signal.rms and not signal.non_finite:
             seen = f"its {node.shape[-2]} positions are one vector: until they part, no place can be told from another"
             yield finding("F101", Severity.WARNING, node.name, seen, edits=evidence.redraw(node.name))
