@@ -198,3 +198,13 @@ class Sampled(nn.Module):
 def test_a_bias_beside_a_zero_weight_is_a_start_of_its_own(std: float, found: bool) -> None:
     diagnosis = judged(lambda: Case(Sampled(std), torch.randn(32, 16), classes(4, 32)))[1]
     assert ("F208", "offsets.bias") in serious(diagnosis) if found else not diagnosis.of("F208")
+
+
+def test_gates_that_let_little_through_make_no_gradient_explode() -> None:
+    """Before them lies all of the signal, in them a hundredth, and the loss is as sensitive to each."""
+
+    def build() -> Case:
+        model = nn.Sequential(nn.Linear(16, 32), Highway(5, -5.0), nn.Linear(32, 5))
+        return Case(model, torch.randn(64, 16), classes(5, 64))
+
+    assert not judged(build)[1].of("F403")

@@ -48,16 +48,16 @@ def vanishing(evidence: Evidence) -> Iterator[Finding]:
     "gradients that explode",
     why="one step throws the first layers far off while the last hardly move",
     threshold="the loss's sensitivity to a relative change grows twentyfold, by six e-foldings of its square, from the "
-    "last layer to the first of a plain net; four-hundredfold more is an error; for a recurrence, whose depth is its "
-    "time, a state of RMS 20 and 400. Batch norms alone grow gradients by 1.2 a layer (Yang et al. 2019): with norms "
-    "and one way only, six e-foldings are a warning, which are 33 such layers; where streams or joined ways help, "
-    "twelve",
+    "last layer, or from the outputs where more passes by them, to the first of a plain net; four-hundredfold more is "
+    "an error; for a recurrence, whose depth is its time, a state of RMS 20 and 400. Batch norms alone grow gradients "
+    "by 1.2 a layer (Yang et al. 2019): with norms and one way only, six e-foldings are a warning, which are 33 such "
+    "layers; where streams or joined ways help, twelve",
     remedy="lower the gains towards criticality, or use orthogonal weights",
     source="Philipp et al. 2018 (arXiv:1712.05577); Schoenholz et al. 2017 (arXiv:1611.01232)",
 )
 def exploding(evidence: Evidence) -> Iterator[Finding]:
     """The same, the other way round; and a recurrence, whose time is its depth."""
-    ends = max(_ends(evidence), key=lambda found: found[1] / found[2], default=None)
+    ends = max(_carried_ends(evidence), key=lambda found: found[1] / found[2], default=None)
     line = LINE if evidence.plain else FAR if evidence.alone else FAR**2
     if ends is not None and ends[1] > line * ends[2] and not _small_branches(evidence):
         layer, first, last = ends
@@ -95,6 +95,17 @@ def _ends(evidence: Evidence) -> Iterator[tuple[LayerSignal, float, float]]:
         first, last = sensitivity(hidden[0]), sensitivity(behind[-1]) if behind else None
         if first is not None and last:
             yield hidden[0], first, last
+
+
+def _carried_ends(evidence: Evidence) -> Iterator[tuple[LayerSignal, float, float]]:
+    """The same, with at least the sensitivity at the outputs: a layer of less lies in a gate, or beside the way."""
+    for layer, first, last in _ends(evidence):
+        outputs = [
+            sensitivity(other) or 0.0
+            for other in evidence.signals.of_kind(Kind.WEIGHT)
+            if other.tower == layer.tower and any(evidence.graph[name].output for name in other.weights)
+        ]
+        yield layer, first, max([last, *outputs])
 
 
 def _carries(evidence: Evidence, layer: LayerSignal) -> bool:
