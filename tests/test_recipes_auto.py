@@ -271,9 +271,9 @@ def test_without_norms_all_weights_of_a_branch_share_the_division() -> None:
 class Long(nn.Module):
     """x + f(x) through three weights, ended by an activation or not."""
 
-    def __init__(self, end: nn.Module) -> None:
+    def __init__(self, end: nn.Module, inner: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
-        layers = (nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), end)
+        layers = (nn.Linear(16, 16), inner(), nn.Linear(16, 16), inner(), nn.Linear(16, 16), end)
         self.f = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -287,6 +287,9 @@ def test_three_weights_share_by_the_sixth_root_and_bounded_branches_need_none() 
     bounded = planned(lambda: nn.Sequential(*[Long(nn.Tanh()) for _ in range(8)]), 2, 16)
     assert "÷ ∜8" in bounded["4.f.4.weight"].reason
     assert bounded["4.f.0.weight"].std == pytest.approx((2 / 16) ** 0.5, rel=1e-6)
+    inside = planned(lambda: nn.Sequential(*[Long(nn.Identity(), nn.Tanh) for _ in range(8)]), 2, 16)
+    assert "÷ √8" in inside["4.f.4.weight"].reason
+    assert "÷" not in inside["4.f.0.weight"].reason
 
 
 @pytest.mark.parametrize("norm_first", [True, False])

@@ -45,10 +45,14 @@ class Branches:
 
 
 def _weights(inside: Sequence[ParameterNode]) -> int:
-    """Of a stream's weights, how many a branch runs through; 0 where branches differ, multiply or are held small."""
+    """Of a stream's weights, how many a branch runs through; 0 where branches differ, multiply or are held small.
+
+    What an activation bounds should fill it: a share of the division would leave it linear.
+    """
     last = [node for node in inside if node.residual_last]
     inner = [node for node in inside if not node.residual_last and hands_on(node, node.activation)]
     if not last or len(inner) % len(last) or any(map(is_gate, inside)):
         return 0
-    held = any(node.tamed_by or node.post_norm or bounded(node.activation) for node in last)
+    small = any(node.tamed_by or node.post_norm for node in last)
+    held = small or any(bounded(node.activation) for node in (*inner, *last))
     return 0 if held or last[0].stream_depth < 2 else 1 + len(inner) // len(last)
