@@ -80,6 +80,37 @@ class Transformer(nn.Module):
         return self.head(x.mean(1) if self.pooled else x)
 
 
+class Vision(nn.Module):
+    """Eight rows of an image as patches beside a class token, whose output is read."""
+
+    def __init__(self, depth: int, width: int) -> None:
+        super().__init__()
+        self.enter, self.head = nn.Linear(8, width), nn.Linear(width, 10)
+        self.token = nn.Parameter(torch.zeros(1, 1, width))
+        self.position = nn.Parameter(torch.randn(1, 9, width) * 0.02)
+        self.blocks = nn.Sequential(*[Block(width, 4, post=False) for _ in range(depth)], nn.LayerNorm(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat([self.token.expand(len(x), -1, -1), self.enter(x)], 1) + self.position
+        return self.head(self.blocks(x)[:, 0])
+
+
+class Stacked(nn.Module):
+    """A plain net whose hidden layers share one parameter, each with a slice of its own."""
+
+    def __init__(self, depth: int, width: int) -> None:
+        super().__init__()
+        self.enter, self.head = nn.Linear(64, width), nn.Linear(width, 10)
+        self.weights = nn.Parameter(torch.randn(depth, width, width) / width**0.5)
+        self.biases = nn.Parameter(torch.zeros(depth, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = functional.relu(self.enter(x))
+        for index in range(len(self.weights)):
+            x = functional.relu(x @ self.weights[index] + self.biases[index])
+        return self.head(x)
+
+
 class Recurrent(nn.Module):
     """A recurrent layer over a sequence, read at its end."""
 

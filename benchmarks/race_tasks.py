@@ -24,7 +24,9 @@ from race_models import (
     Ratings,
     Recurrent,
     RecurrentLanguage,
+    Stacked,
     Transformer,
+    Vision,
     autoencoder,
     elman_step,
     gated,
@@ -106,6 +108,12 @@ def parity_batch(generator: torch.Generator) -> Batch:
     return x, (x == 5).sum(1).clamp(max=7)
 
 
+def reverse_batch(generator: torch.Generator) -> Batch:
+    """Twelve tokens, and the same from the last to the first."""
+    x = torch.randint(10, (64, 12), generator=generator)
+    return x, x.flip(1)
+
+
 def adding_batch(generator: torch.Generator) -> Batch:
     """The sum of the two of 40 numbers that are marked: one in each half."""
     values, marks, rows = torch.rand(64, 40, 1, generator=generator), torch.zeros(64, 40, 1), torch.arange(64)
@@ -181,6 +189,10 @@ TASKS: tuple[Task, ...] = (
     Task("post-norm-8", lambda: Transformer(10, 12, 64, 8, 8, post=True, tied=False), parity_batch, "adam", 150),
     Task("post-norm-16", lambda: Transformer(10, 12, 64, 16, 8, post=True, tied=False), parity_batch, "adam", 150),
     Task("pre-norm-8", lambda: Transformer(10, 12, 64, 8, 8, post=False, tied=False), parity_batch, "adam", 150),
+    Task("reverse-post-6", lambda: Transformer(10, 12, 32, 6, 10, post=True, tied=False), reverse_batch, "adam", 150),
+    Task("reverse-pre-4", lambda: Transformer(10, 12, 32, 4, 10, post=False, tied=False), reverse_batch, "adam", 150),
+    Task("vision-4", lambda: Vision(4, 32), ROWS, "adam", 150),
+    Task("stacked-20", lambda: Stacked(20, 64), VECTOR),
     Task("language-tied", lambda: Transformer(128, 32, 64, 4, 128, post=False, tied=True), text_batch, "adam", 150),
     Task("language-post", lambda: Transformer(128, 32, 64, 6, 128, post=True, tied=False), text_batch, "adam", 150),
 )
