@@ -58,10 +58,10 @@ class Attending(nn.Module):
         return self.head(x.mean(1))
 
 
-def test_positions_are_half_as_large_as_what_an_attention_takes_in_beside_them() -> None:
+def test_positions_are_half_as_large_as_what_stands_beside_them_and_as_large_as_scores() -> None:
     plan = planned(Attending, 2, 8, 6)
     assert plan["places"].std == pytest.approx(1 / 2)
-    assert plan["between"].scheme == Keep()
+    assert plan["between"].std == pytest.approx(1)
     assert planned(lambda: Attending(attends=False), 2, 8, 6)["places"].scheme == Keep()
     assert planned(lambda: Attending(trained=False), 2, 8, 6)["places"].scheme == Keep()
 

@@ -402,3 +402,21 @@ class InThirds(nn.Module):
 
 def test_parts_of_one_matrix_at_every_step_are_a_recurrence() -> None:
     assert fanin.trace(InThirds(), torch.randn(2, 5, 8))["w"].feedback
+
+
+class Looked(nn.Module):
+    """A table read at places that many steps computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Parameter(torch.randn(8, 4)), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = torch.arange(8)
+        for _ in range(40):
+            places = (places + places) % 7
+        return self.head(x + self.table[places])
+
+
+def test_places_that_were_computed_in_many_steps_take_no_longer() -> None:
+    assert fanin.trace(Looked(), torch.randn(2, 8, 4))["table"].role is Role.POSITION

@@ -20,6 +20,7 @@ from fanin.recipes.plain import Plain
 from fanin.recipes.products import Products
 from fanin.recipes.questions import (
     activations_after,
+    added_to_scores,
     added_to_signals,
     bounded,
     factor_activations,
@@ -139,6 +140,8 @@ class _Chooser:
             return self.state_gates.bias(node) or (self.products and self.products.bias(node)) or self._bias(node)
         if node.role == Role.EMBEDDING:
             return self._embedding(node)
+        if node.role == Role.POSITION and added_to_scores(node):
+            return Normal(1.0), "positions in the scores of an attention: std 1, as large as the scores"
         if node.role == Role.POSITION and added_to_signals(node) and (self.attends or self.tied):
             return self._positions(node)
         if (branches := self.endings.get(node.name, 0)) >= MANY:

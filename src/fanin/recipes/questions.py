@@ -48,6 +48,12 @@ def added_to_signals(node: ParameterNode) -> bool:
     return added and not node.frozen and node.activation != "softmax" and node.stream is None
 
 
+def added_to_scores(node: ParameterNode) -> bool:
+    """Whether a learned position is added to the scores of an attention."""
+    fused = bool(node.ops) and node.ops[0].target == "scaled_dot_product_attention"
+    return not node.frozen and (fused or node.activation == "softmax")
+
+
 def hands_on(node: ParameterNode, activation: str | None) -> bool:
     """Whether a branch is as large as what a weight puts out: an inner layer or a value, no gate and no score."""
     if activation in ("attention_value", "gate_value"):

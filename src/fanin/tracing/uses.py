@@ -50,8 +50,16 @@ class Use:
 
 
 def _selected(link: Link) -> str:
-    constants = {name: given for name, given in link.operation.arguments.items() if not isinstance(given, Value)}
+    arguments = link.operation.arguments.items()
+    constants = {name: _constant(given) for name, given in arguments if given is not link.given}
     return f"{link.operation.target}{constants}{link.operation.outputs.index(link.made)}"
+
+
+def _constant(given: object) -> object:
+    """A number as itself; of a value, only which one it is, for it knows all that made it."""
+    if isinstance(given, Value):
+        return f"value {given.id}"
+    return [_constant(part) for part in given] if isinstance(given, list | tuple) else given
 
 
 def find_uses(run: Run) -> dict[str, list[Use]]:
