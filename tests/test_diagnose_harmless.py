@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -125,8 +128,9 @@ def test_scales_drawn_for_a_sum_are_a_note(mean: float, std: float, added: bool,
 class Highway(nn.Module):
     """Layers that write a share of what they make over what they take in."""
 
-    def __init__(self, depth: int, bias: float) -> None:
+    def __init__(self, depth: int, bias: float, activation: Callable[[Tensor], Tensor] = torch.tanh) -> None:
         super().__init__()
+        self.activation = activation
         self.made = nn.ModuleList(nn.Linear(32, 32) for _ in range(depth))
         self.share = nn.ModuleList(nn.Linear(32, 32) for _ in range(depth))
         for layer in (*self.made, *self.share):
@@ -137,7 +141,7 @@ class Highway(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for made, share in zip(self.made, self.share, strict=True):
             gate = torch.sigmoid(share(x))
-            x = gate * torch.tanh(made(x)) + (1 - gate) * x
+            x = gate * self.activation(made(x)) + (1 - gate) * x
         return x
 
 
@@ -208,3 +212,14 @@ def test_gates_that_let_little_through_make_no_gradient_explode() -> None:
         return Case(model, torch.randn(64, 16), classes(5, 64))
 
     assert not judged(build)[1].of("F403")
+
+
+@pytest.mark.parametrize(("gain", "found"), [(math.sqrt(1 / 3), False), (math.sqrt(2), False), (6.0, True)])
+def test_what_a_gate_lets_pass_is_not_judged_by_how_many_there_are(gain: float, found: bool) -> None:
+    def build() -> Case:
+        highway = Highway(15, -2.0, torch.relu)
+        for layer in highway.made:
+            nn.init.normal_(layer.get_parameter("weight"), std=gain / math.sqrt(32))
+        return Case(nn.Sequential(nn.Linear(16, 32), highway, nn.Linear(32, 5)), torch.randn(64, 16), classes(5, 64))
+
+    assert bool(judged(build)[1].of("F201")) == found

@@ -86,8 +86,8 @@ def _ratios(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) ->
 
 
 def _target(evidence: Evidence, node: ParameterNode, std: float) -> float:
-    """An output layer may be anything up to gain 1; a residual branch's last weight is judged without its depth."""
-    if node.name in evidence.last or node.residual_last:
+    """An output layer may be anything up to gain 1; what a branch ends in or a gate lets pass, without its depth."""
+    if node.name in evidence.last or node.residual_last or node.gate == "factor":
         return 1 / math.sqrt(max(node.fans.fan_in, 1.0))
     return std
 
