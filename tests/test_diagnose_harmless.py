@@ -223,3 +223,29 @@ def test_what_a_gate_lets_pass_is_not_judged_by_how_many_there_are(gain: float, 
         return Case(nn.Sequential(nn.Linear(16, 32), highway, nn.Linear(32, 5)), torch.randn(64, 16), classes(5, 64))
 
     assert bool(judged(build)[1].of("F201")) == found
+
+
+class OnSphere(nn.Module):
+    """A branch that reads vectors of unit length, and makes up for it by √width before its activation."""
+
+    def __init__(self, std: float, *, sphere: bool = True) -> None:
+        super().__init__()
+        self.sphere, self.enter, self.up, self.down = sphere, *map(nn.Linear, (8, 64, 256), (64, 256, 64))
+        self.head = nn.Linear(64, 5)
+        nn.init.normal_(self.up.weight, std=std)
+
+    def unit(self, x: Tensor) -> Tensor:
+        return functional.normalize(x, dim=-1) if self.sphere else functional.layer_norm(x, (64,))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.unit(self.enter(x))
+        for _ in range(2):
+            x = self.unit(x + 0.1 * self.unit(self.down(functional.silu(8 * self.up(x)))))
+        result: Tensor = self.head(x)
+        return result
+
+
+@pytest.mark.parametrize(("std", "sphere", "found"), [(0.125, True, False), (1.0, True, True), (0.125, False, True)])
+def test_a_weight_makes_up_for_inputs_of_unit_length(std: float, sphere: bool, found: bool) -> None:
+    diagnosis = judged(lambda: Case(OnSphere(std, sphere=sphere), torch.randn(32, 8)))[1]
+    assert bool(diagnosis.of("F201")) == found, diagnosis

@@ -108,6 +108,8 @@ def _judge(
         return (Severity.WARNING, again) if ratio > LARGE_FEEDBACK or forgets else None
     plain, normed = evidence.plain, node.norm_after or _normed_behind(evidence, node)
     if ratio > LARGE:
+        if ratio * _unit_length(evidence, node) <= LARGE:
+            return None
         if node.output and evidence.fair_loss and ratio <= VERY_LARGE:
             return Severity.NOTE, f"{cause}; the first loss knows about as much as nothing, and bears it"
         severity = Severity.ERROR if ratio > VERY_LARGE else Severity.WARNING
@@ -125,6 +127,15 @@ def _judge(
         harmless = drawn or (free and (node.residual_last or not _is_stack(node)))
         return (Severity.NOTE if harmless else Severity.WARNING), cause
     return None
+
+
+def _unit_length(evidence: Evidence, node: ParameterNode) -> float:
+    """The RMS of what a weight takes in, where that is vectors of unit length, which a larger weight makes up for."""
+    for reader in evidence.signals.readers(node.name)[:1]:
+        for layer in reversed(evidence.signals.layers[: reader.index]):
+            if layer.tower == reader.tower and layer.weight_depth < reader.weight_depth:
+                return min(layer.rms, 1.0) if layer.target == "normalize" else 1.0
+    return 1.0
 
 
 def _normed_behind(evidence: Evidence, node: ParameterNode) -> bool:
