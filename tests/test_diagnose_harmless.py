@@ -249,3 +249,23 @@ class OnSphere(nn.Module):
 def test_a_weight_makes_up_for_inputs_of_unit_length(std: float, sphere: bool, found: bool) -> None:
     diagnosis = judged(lambda: Case(OnSphere(std, sphere=sphere), torch.randn(32, 8)))[1]
     assert bool(diagnosis.of("F201")) == found, diagnosis
+
+
+@pytest.mark.parametrize(("std", "found"), [(0.01, False), (0.001, False), (1e-4, True)])
+def test_what_feeds_a_state_may_be_small(std: float, found: bool) -> None:
+    """An identity that remembers (Le et al. 2015)."""
+
+    class Remembering(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.RNN(8, 64, nonlinearity="relu", batch_first=True)
+            self.head = nn.Linear(64, 5)
+            nn.init.normal_(self.rnn.weight_ih_l0, std=std)
+            nn.init.eye_(self.rnn.weight_hh_l0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.head(self.rnn(x)[0][:, -1])
+            return result
+
+    found_there = [one.place for one in judged(lambda: Case(Remembering(), torch.randn(8, 40, 8)))[1].of("F201")]
+    assert found_there == (["rnn.weight_ih_l0"] if found else [])

@@ -24,6 +24,9 @@ VERY_LARGE = 25.0
 SMALL = 1 / 32
 """Under the recommended scale: a weight that hands on a thousandth of the power, in a place where nothing makes up
 for it. Small starts are common (0.02 at any width, small heads), so the line is far out."""
+SMALL_FED = SMALL / 32
+"""For what feeds a state, which sums it up over its steps: identity recurrences are published with a std of 0.001 (Le
+et al. 2015), 1/350 of the scale."""
 CONFUSED = 1.9
 """With a known wrong fan that the scale agrees with, a factor of two is no accident."""
 SCALES = (1 / 3, 1.0, 2.0)
@@ -39,8 +42,8 @@ AGREES = 0.03
     "a weight whose scale contradicts its true fans",
     why="every unit's input is the sum over its true fan_in: with another number the signal shrinks or grows here",
     threshold=f"{LARGE:g} times over what the auto recipe gives ({LARGE_FEEDBACK:g} times in a recurrence, or as "
-    f"much under it in one without gates), or under 1/{1 / SMALL:g} of it, in a net without norms and streams; "
-    f"a factor of {CONFUSED:g} when the std is exactly that "
+    f"much under it in one without gates), or under 1/{1 / SMALL:g} of it (1/{1 / SMALL_FED:g} of what feeds a state), "
+    f"in a net without norms and streams; a factor of {CONFUSED:g} when the std is exactly that "
     "of a known misreading of the fans, and not one that other weights share. A note where a norm comes before any "
     "non-linearity, and for an output layer whose first loss is near that of knowing nothing",
     remedy="draw it by its true fans",
@@ -118,7 +121,7 @@ def _judge(
         return Severity.NOTE if normed else severity, cause
     # What lies in a branch, or at the end, may be small: the stream carries the signal past it.
     free = node.stream is not None or node.name in evidence.last or node.aliases or node.tamed_by or normed
-    if ratio < SMALL and plain and not free:
+    if ratio < (SMALL_FED if node.feeds_state else SMALL) and plain and not free:
         return (Severity.NOTE if table else Severity.WARNING), cause
     if cause:
         drawn = node.default is not None and _is_default(node, signal)
