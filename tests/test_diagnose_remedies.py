@@ -430,3 +430,29 @@ def test_a_weight_that_makes_weights_is_shrunk_by_the_size_of_what_they_put_out(
     assert after.signals.loss is not None
     assert after.signals.uninformed is not None
     assert after.signals.loss < 1.5 * after.signals.uninformed
+
+
+class Decaying(nn.Module):
+    """A state of a few decay rates, whose logarithms are a parameter, and its sum over time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rates = nn.Parameter(torch.arange(8.0).log().repeat(16, 1))
+        self.enter, self.lengths, self.head = nn.Linear(8, 16), nn.Linear(8, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = torch.zeros(16, 8)
+        for step, length in zip(self.enter(x).unbind(1), functional.softplus(self.lengths(x)).unbind(1), strict=True):
+            state = state * torch.exp(-length[..., None] * self.rates.exp()) + step[..., None]
+        result: Tensor = self.head(state.mean(-1))
+        return result
+
+
+def test_what_is_of_no_known_role_is_drawn_as_its_finite_values_are() -> None:
+    case, diagnosis = judged(lambda: Case(Decaying(), torch.randn(8, 12, 8)))
+    assert serious(diagnosis) == [("F104", "rates")]
+    mended(case, diagnosis)
+    rates = case.model.get_parameter("rates").detach()
+    finite = torch.arange(1.0, 8.0).log()
+    torch.testing.assert_close(rates.mean(), finite.mean(), rtol=0.2, atol=0.0)
+    torch.testing.assert_close(rates.std(), finite.std(correction=0), rtol=0.2, atol=0.0)

@@ -42,8 +42,11 @@ def not_finite(evidence: Evidence) -> Iterator[Finding]:
 def _like_the_rest(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> tuple[Edit, ...]:
     """Edits that draw a weight by the scale of its finite values, as the rest of the model is used to.
 
-    Where those are few, or of a scale that the rules on scales would find, by the recommended one.
+    Where those are few, or of a scale that the rules on scales would find, by the recommended one. What is of no known
+    role, such as logarithms of decay rates, by the mean of its values too.
     """
+    if node.role is Role.OTHER and signal.non_finite <= HALF:
+        return (Edit(node.name, Normal(signal.std, signal.mean)),)
     edits = evidence.redraw(node.name)
     want = edits[0].scheme.expected(node.fans, node.shape, node.axes).std if edits and edits[0].scheme else 0.0
     few = signal.non_finite > HALF or signal.elements < BULK
