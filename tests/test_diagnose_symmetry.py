@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -279,3 +280,36 @@ def test_noise_that_tells_no_units_apart_is_none(noise: float, equal: bool) -> N
         return Case(model, torch.randn(32, 16), classes(4, 32))
 
     assert (("F101", "2.weight") in serious(judged(build)[1])) is equal
+
+
+class Upcycled(nn.Module):
+    """Experts that are copies of one layer; a router chooses two for each sample, or weighs all of them."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.enter, self.router, self.head = how, nn.Linear(8, 24), nn.Linear(24, 4), nn.Linear(24, 3)
+        one = nn.Sequential(nn.Linear(24, 48), nn.ReLU(), nn.Linear(48, 24))
+        self.experts = nn.ModuleList(copy.deepcopy(one) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x)
+        weights = self.router(x).softmax(-1)
+        if self.how != "all":
+            least = weights.topk(2, -1).values[:, 1:]
+            weights = weights * (weights >= least)
+        made = torch.zeros_like(x)
+        for weight, expert in zip(weights.unbind(1), self.experts, strict=True):
+            if self.how == "by inputs":
+                chosen = weight.nonzero()[:, 0]
+                made = made.index_add(0, chosen, weight[chosen, None] * expert(x[chosen]))
+            else:
+                made = made + weight[:, None] * expert(x)
+        result: Tensor = self.head(x + made)
+        return result
+
+
+@pytest.mark.parametrize(("how", "severity"), [("by inputs", "note"), ("by outputs", "note"), ("all", "warning")])
+def test_experts_that_a_router_chooses_among_may_be_copies(how: str, severity: str) -> None:
+    found = judged(lambda: Case(Upcycled(how), torch.randn(64, 8)))[1].of("F102")
+    assert {one.severity.value for one in found} == {severity}
+    assert all(bool(one.edits) == (severity == "warning") for one in found)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.evidence import DRAWN, FORMING, Evidence
@@ -17,6 +17,8 @@ TOKENS = frozenset({Role.TOKEN, Role.POSITION, Role.OTHER})
 
 SMALLEST, LARGEST = 0.01, 2.0
 """Between these lie the standard deviations that tables and tokens are usually drawn with: 0.02 to 1."""
+UNCHOSEN = 0.1
+"""Of eight experts, a router that chooses seven for each sample leaves an eighth of the gradients zero."""
 NEARLY = 1e-5
 """Of their mean: differences that small are no draw, and grow in proportion to themselves."""
 
@@ -146,7 +148,9 @@ SPARSE = 0.9
     why="layers that start as copies compute the same and have to be told apart by training; it shows that one was "
     "cloned, or that a seed was set for each",
     threshold="two weights of the same values bit for bit that are not tied; a module that gets no gradient and copies "
-    "a trained one of another name, as a target network does, is meant",
+    "a trained one of another name, as a target network does, is meant. A note of experts side by side that are each "
+    f"chosen for some samples alone: over {UNCHOSEN:.0%} of the gradient of what each puts out is exactly zero, or all "
+    "are not given as many",
     remedy="draw each layer by itself; tie them if they are meant to be one",
     source="pytorch/pytorch#86274",
 )
@@ -161,7 +165,28 @@ def equal_layers(evidence: Evidence) -> Iterator[Finding]:
             continue
         first, *others = group
         seen = f"the same values as {others[0]}" + (f" and {len(others) - 1} more" if len(others) > 1 else "")
+        if _routed(evidence, group):
+            seen += ": experts that are each given samples of their own, which tell them apart"
+            yield finding("F102", Severity.NOTE, first, seen, places=others)
+            continue
         yield finding("F102", Severity.WARNING, first, seen, edits=evidence.redraw(*group), places=others)
+
+
+def _routed(evidence: Evidence, group: Sequence[str]) -> bool:
+    """Whether weights are of modules side by side, of which each learns from a share of the samples alone.
+
+    So upcycled experts start (Komatsuzaki et al. 2023): a router chooses among them, by their inputs or their outputs.
+    """
+    split = [name.split(".") for name in group]
+    place = next((index for index, parts in enumerate(zip(*split, strict=False)) if len(set(parts)) > 1), 0)
+    ends = []
+    for parts in split:
+        root = ".".join(parts[: place + 1])
+        inside = [layer for layer in evidence.signals.layers if f"{layer.module}.".startswith(f"{root}.")]
+        ends += inside[-1:]
+    beside = len(ends) == len(group) and len({layer.weight_depth for layer in ends}) == 1
+    chosen = all((layer.grad_zero or 0.0) > UNCHOSEN for layer in ends)
+    return beside and (chosen or len({layer.shape for layer in ends}) > 1)
 
 
 @register(
