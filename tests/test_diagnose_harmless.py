@@ -269,3 +269,30 @@ def test_what_feeds_a_state_may_be_small(std: float, found: bool) -> None:
 
     found_there = [one.place for one in judged(lambda: Case(Remembering(), torch.randn(8, 40, 8)))[1].of("F201")]
     assert found_there == (["rnn.weight_ih_l0"] if found else [])
+
+
+class Critic(nn.Module):
+    """A policy with a last layer of next to nothing beside a critic, which share the input alone."""
+
+    def __init__(self, *, uneven: float = 1.0) -> None:
+        super().__init__()
+        self.policy, self.critic = (
+            nn.Sequential(nn.Linear(11, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, last))
+            for last in (3, 1)
+        )
+        nn.init.orthogonal_(self.policy[4].weight, 1e-3)
+        nn.init.zeros_(self.policy[4].bias)
+        with torch.no_grad():
+            self.critic[0].weight *= uneven
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.policy(x), self.critic(x)
+
+
+def test_a_loss_near_its_least_on_one_way_is_no_weights_fault() -> None:
+    def loss(out: tuple[Tensor, Tensor]) -> Tensor:
+        return out[0].square().mean() + (out[1] - 1).square().mean()
+
+    assert not judged(lambda: Case(Critic(), torch.randn(64, 11), loss))[1].of("F404")
+    uneven = judged(lambda: Case(Critic(uneven=1e-6), torch.randn(64, 11), loss))[1]
+    assert "critic.0.weight" in {found.place for found in uneven.of("F404")}

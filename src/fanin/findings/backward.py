@@ -126,7 +126,8 @@ def _edits(evidence: Evidence) -> tuple[Edit, ...]:
     "gradients that fit no common step",
     why="one learning rate cannot serve weights whose relative gradients differ this much",
     threshold=f"gradient over weight {UNBALANCED:.0e} times the median's: a step that moves the median weight by a "
-    "thousandth moves this one tenfold, or by less than float32 holds",
+    "thousandth moves this one tenfold, or by less than float32 holds; not where all weights of a way of their own, "
+    "as a policy beside its critic, are alike",
     remedy="draw each weight by its own fans",
     source="classic: balanced layers (Du et al. 2018, arXiv:1806.00900)",
 )
@@ -144,7 +145,16 @@ def unbalanced(evidence: Evidence) -> Iterator[Finding]:
     if len(ratios) < 3:
         return
     middle = median(ratio for ratio in ratios.values() if ratio)
+    towers = {name: {layer.tower for layer in evidence.signals.readers(name)} for name in ratios}
     for name, ratio in ratios.items():
-        if ratio and (ratio > UNBALANCED * middle or ratio * UNBALANCED < middle):
+        beside = [other for mate, other in ratios.items() if mate != name and towers[mate] == towers[name] and other]
+        # All weights of one way: a part of the loss that is near its least, or counts little, is what they share.
+        if not ratio or (0 < len(beside) < len(ratios) - 1 and not any(_far(ratio, other) for other in beside)):
+            continue
+        if _far(ratio, middle):
             seen = f"its relative gradient is {ratio / middle:.2g} times the median's"
             yield finding("F404", Severity.WARNING, name, seen, edits=evidence.redraw(name))
+
+
+def _far(ratio: float, other: float) -> bool:
+    return not other / UNBALANCED <= ratio <= other * UNBALANCED
