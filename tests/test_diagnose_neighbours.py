@@ -21,7 +21,7 @@ from fanin.findings import Evidence
 from fanin.measuring.attention import entropy_of_scores
 from fanin.measuring.counted import counted_by
 from fanin.schemes import Constant, Packed, Zeros
-from judging import Build, Case, judged
+from judging import Build, Case, judged, mended
 
 
 class Physics(nn.Module):
@@ -924,3 +924,25 @@ def test_equal_tokens_are_drawn_as_large_as_they_were(std: float) -> None:
     assert diagnosis.fix()["latents"].expected.std == pytest.approx(size)
     unusual = judged(lambda: Case(Latents(1e-4), torch.randn(8, 20, 8)))[1]
     assert unusual.fix()["latents"].expected.std == pytest.approx(0.02)
+
+
+class OwnTable(nn.Module):
+    """A look-up in a parameter of the model's own."""
+
+    def __init__(self, padding: int | None, *, bag: bool) -> None:
+        super().__init__()
+        self.table, self.head = nn.Parameter(torch.randn(40, 16)), nn.Linear(16, 4)
+        self.padding, self.look_up = padding, functional.embedding_bag if bag else functional.embedding
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        found: Tensor = self.look_up(tokens, self.table, padding_idx=self.padding)  # type: ignore[operator]
+        result: Tensor = self.head(found if found.ndim == 2 else found.mean(1))
+        return result
+
+
+@pytest.mark.parametrize("bag", [False, True])
+def test_the_padding_row_of_a_table_of_ones_own_is_judged(bag: bool) -> None:
+    case, diagnosis = judged(lambda: Case(OwnTable(-2, bag=bag), torch.randint(38, (8, 10))))
+    assert [(found.place, found.seen[:6]) for found in diagnosis.of("F203")] == [("table", "row 38")]
+    assert not mended(case, diagnosis).of("F203")
+    assert not judged(lambda: Case(OwnTable(None, bag=bag), torch.randint(40, (8, 10))))[1].of("F203")

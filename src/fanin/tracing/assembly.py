@@ -86,6 +86,7 @@ class Assembler:
         fields.update(self._after(role, use))
         if role == Role.EMBEDDING:
             fields["dot_product"] = in_dot_product(use.operation.output)
+            fields["padding_row"] = base.padding_row if base.padding_row is not None else _padding_row(use)
         if role in _SHAPED:
             fields["gate"] = self._gate(same)
         if role in _SIGNAL_WEIGHTS:
@@ -382,6 +383,14 @@ def _unseen(base: ParameterNode) -> str:
 
 def _op(operation: Operation) -> Op:
     return Op(operation.index, operation.target, operation.module)
+
+
+def _padding_row(use: Use) -> int | None:
+    """The row that a look-up by a function of torch's keeps for padding; a bag takes it from the end too."""
+    row, rows = use.operation.arguments.get("padding_idx"), use.value.shape[0]
+    if not isinstance(row, int) or use.chain or (row < 0 and use.operation.target == "embedding"):
+        return None
+    return row % rows
 
 
 def _data(use: Use) -> Value | None:
