@@ -408,3 +408,19 @@ def test_a_wild_bias_of_the_output_is_blamed_itself(size: float, place: str) -> 
     (found,) = [item for item in diagnosis.findings if item.code == "F309"]
     assert found.place == place
     assert ("2.weight" in {edit.pattern for edit in found.edits}) is not bool(size)
+
+
+def test_gradients_that_are_no_numbers_are_not_called_missing() -> None:
+    class Length(nn.Module):
+        """The length of zero has no slope."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.head = nn.Linear(16, 32, bias=False), nn.Linear(33, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.enter(x)
+            result: Tensor = self.head(torch.cat([x, x.square().sum(-1, keepdim=True).sqrt()], -1))
+            return result
+
+    assert serious(judged(Length, torch.zeros(8, 16))) == {("F406", "enter.weight")}

@@ -216,8 +216,10 @@ def _cut(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> bo
         return False
     if not signal.reached:
         return True
-    # A zero gradient needs a reason that is no cut: a zero somewhere, dead units, a range that is too small.
+    # A zero gradient needs a reason that is no cut: a zero somewhere, dead units, a range that is too small; or what is
+    # no number, of which no part is other than zero.
     explained = bool(evidence.intended_zeros) or _something_is_zero(evidence) or signal.dtype == "float16"
+    explained |= any(fact.grad_non_finite for fact in evidence.signals.parameters)
     # Of what no layer reads, a clamp or rounding is all that can stand between it and the output.
     judged = node.is_weight or not node.exercised
     return judged and bool(signal.rms) and signal.grad_rms == 0 and not explained
