@@ -456,3 +456,16 @@ def test_what_is_of_no_known_role_is_drawn_as_its_finite_values_are() -> None:
     finite = torch.arange(1.0, 8.0).log()
     torch.testing.assert_close(rates.mean(), finite.mean(), rtol=0.2, atol=0.0)
     torch.testing.assert_close(rates.std(), finite.std(correction=0), rtol=0.2, atol=0.0)
+
+
+def test_one_bias_of_all_outputs_of_a_binary_cross_entropy_is_blamed_itself() -> None:
+    def build() -> Case:
+        model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 1, 1))
+        nn.init.constant_(model[2].bias, 10.0)
+        target = (torch.rand(8, 1, 12, 12) < 0.5).float()
+        loss = functional.binary_cross_entropy_with_logits
+        return Case(model, torch.randn(8, 3, 12, 12), lambda out: loss(out, target))
+
+    case, diagnosis = judged(build)
+    assert [str(edit) for found in diagnosis.of("F309") for edit in found.edits] == ["2.bias → zeros"]
+    assert not serious(mended(case, diagnosis))

@@ -98,10 +98,11 @@ def _output_biases(evidence: Evidence) -> list[str]:
 def _outweighs(evidence: Evidence, name: str, *, entropy: bool) -> bool:
     """Whether a bias alone makes an output large: without it, it is of unit size, or has a tenth of the power.
 
-    What is added to all classes alike changes no cross-entropy.
+    What is added to all classes alike changes no cross-entropy but a binary one, of which each output is its own.
     """
     signal = evidence.signals.parameter(name)
-    size = signal.std if entropy else signal.rms
+    matters = abs(signal.grad_along or 0.0) > BLAMED * (evidence.signals.loss or 0.0)
+    size = signal.std if entropy and not matters else signal.rms
     reader = next(iter(evidence.signals.readers(name)), None)
     if reader is None or not size:
         return False
