@@ -313,3 +313,14 @@ def test_experts_that_a_router_chooses_among_may_be_copies(how: str, severity: s
     found = judged(lambda: Case(Upcycled(how), torch.randn(64, 8)))[1].of("F102")
     assert {one.severity.value for one in found} == {severity}
     assert all(bool(one.edits) == (severity == "warning") for one in found)
+
+
+def test_units_that_are_all_equal_are_units_and_no_shards() -> None:
+    def build(units: int) -> Case:
+        model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 32, 3), nn.ReLU(), nn.Flatten())
+        weight = model[2].weight.detach()
+        weight.copy_(weight[:units].repeat(32 // units, 1, 1, 1))
+        return Case(nn.Sequential(*model, nn.Linear(32 * 64, 4)), torch.randn(8, 3, 12, 12))
+
+    assert serious(judged(lambda: build(1))[1]) == [("F101", "2.weight")]
+    assert serious(judged(lambda: build(8))[1]) == [("F103", "2.weight")]

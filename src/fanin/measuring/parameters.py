@@ -318,7 +318,7 @@ def _repeats(values: torch.Tensor, *, stacked: bool) -> int:
         return 1
     length = values.shape[0]
     first = values[:, :_PROBES].flatten(1)[:, :_PROBES] if values.ndim > 1 else values[:, None]
-    if bool((first == first[:1, :1]).all()):
+    if bool((first == first[:1, :1]).all()) or (not stacked and _is_one_slice(values)):
         return 1
     most = min(length if stacked else length // 2, 64)
     for count in (count for count in range(most, 1, -1) if length % count == 0):
