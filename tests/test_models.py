@@ -153,3 +153,10 @@ def test_an_import_error_inside_the_module_is_not_hidden(factories: Path) -> Non
     (factories / "fanin_test_broken.py").write_text("import no_such_dependency\n", encoding="utf-8")
     with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
         imported("fanin_test_broken:build")
+
+
+def test_a_name_that_is_missing_is_answered_by_those_that_are_the_users() -> None:
+    with pytest.raises(InputsError) as caught:
+        load("fanin_test_factories:zzzzzz")
+    assert "build" in str(caught.value)
+    assert "__" not in str(caught.value)

@@ -122,9 +122,14 @@ def imported(spec: str) -> Any:
         ) from None
     for part in name.split("."):
         if not hasattr(found, part):
-            raise InputsError(compose(f"{spec!r}: no {part!r} in it", "a name it has", nearest(part, vars(found))))
+            raise InputsError(compose(f"{spec!r}: no {part!r} in it", "a name it has", nearest(part, _public(found))))
         found = getattr(found, part)
     return found
+
+
+def _public(found: Any) -> list[str]:
+    """The names that a module or a class has of its user's own, without those that Python gives it."""
+    return [name for name in vars(found) if not name.startswith("__")]
 
 
 @contextmanager
