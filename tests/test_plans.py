@@ -375,3 +375,12 @@ def test_what_is_no_scheme_module_or_name_is_refused(plan: Plan, model: nn.Modul
         fanin.plan(nn.Linear)  # type: ignore[arg-type]
     with pytest.raises(PlanError, match=r"did you mean 'norm\.weight'"):
         fanin.apply(plan, model, names={"norm.weigth": "norm.weight"})
+
+
+def test_rows_are_asked_for_by_name(plan: Plan) -> None:
+    row = plan.rows[0]
+    assert row.name in plan
+    assert row in plan
+    assert 3 not in plan
+    with pytest.raises(PlanError, match=r"plan\[Row\].*\n.*a parameter's name"):
+        plan[row]  # type: ignore[index]

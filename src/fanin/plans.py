@@ -62,10 +62,19 @@ class Plan:
         return len(self.rows)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._by_name
+        """Whether a parameter of that name is in the plan, or the row itself."""
+        return name in self.rows if isinstance(name, Row) else isinstance(name, str) and name in self._by_name
 
     def __getitem__(self, name: str) -> Row:
-        """The row of a parameter, under any of its names."""
+        """The row of a parameter, under any of its names.
+
+        Raises:
+            PlanError: there is none, or it is no name.
+        """
+        anything: object = name
+        if not isinstance(anything, str):
+            given = f"plan[{type(anything).__name__}]"
+            raise PlanError(compose(given, "a parameter's name", instead="plan[row.name]"))
         try:
             return self._by_name[name]
         except KeyError:
