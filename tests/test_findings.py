@@ -429,3 +429,12 @@ def test_chaos_by_theory(short: int, found: str | None) -> None:
     facts = [signal(name, (64, 256), std=2 / 16, rms=2 / 16) for name in names]
     layers = [layer(index, weights=(name,)) for index, name in enumerate(names)]
     assert codes([node(name, activation="tanh") for name in names], facts, *layers).get("F306") == found
+
+
+def test_what_is_a_note_only_and_what_no_plan_fills_is_said() -> None:
+    assert "a note only" in explain("F209").replace("\n", " ")
+    buffers = (BufferSignal("rotary.frequencies", (8,), meta=True),)
+    weights = (signal(meta=True, rms=0.0),)
+    (found,) = examine(Evidence(graph := Graph((node(),)), Signals((), weights, graph, buffers)))
+    assert "rotary.frequencies" in found.seen
+    assert "deferred" in found.remedy

@@ -94,13 +94,17 @@ def flat_variance(evidence: Evidence) -> Iterator[Finding]:
     "a parameter that has no values",
     why="it was built on the meta device and nothing has made it since, so that nothing could be run or judged",
     threshold="any parameter on the meta device",
-    remedy='give it memory and values: fanin.apply(diagnosis.fix(), model, device="cpu")',
+    remedy='give it memory and values: fanin.apply(diagnosis.fix(), model, device="cpu"); buffers on the meta device, '
+    "such as the frequencies of rotary positions, no plan can fill: build the model on a device that has memory, or "
+    "under fanin.deferred()",
 )
 def without_values(evidence: Evidence) -> Iterator[Finding]:
     """Parameters on the meta device."""
     names = [signal.name for signal in evidence.signals.parameters if signal.meta]
     if names:
         seen = "it is on the meta device" + (f", as are {len(names) - 1} more" if len(names) > 1 else "")
+        buffers = [buffer.name for buffer in evidence.signals.buffers if buffer.meta]
+        seen += f"; so are buffers, which no plan fills: {', '.join(buffers[:3])}" if buffers else ""
         yield finding("F109", Severity.ERROR, names[0], seen, edits=evidence.redraw(*names), places=names[1:])
 
 

@@ -258,7 +258,8 @@ def _near(std: float, candidate: float, signal: ParameterSignal) -> bool:
     "packed matrices drawn as one",
     why="Xavier's rule on a packed tensor counts the rows of all blocks as one fan_out, so that each block gets less "
     "than its share: √2 for packed queries, keys and values, up to √2.5 for the gates of an LSTM",
-    threshold="a std that agrees, within sampling, with Xavier for the whole tensor and not for its blocks",
+    threshold="a std that agrees, within sampling, with Xavier for the whole tensor and not for its blocks; a note "
+    "only, for models are published so and train",
     remedy="draw each block by its own fans",
     source="pytorch/pytorch#166378",
 )
