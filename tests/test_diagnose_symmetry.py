@@ -324,3 +324,24 @@ def test_units_that_are_all_equal_are_units_and_no_shards() -> None:
 
     assert serious(judged(lambda: build(1))[1]) == [("F101", "2.weight")]
     assert serious(judged(lambda: build(8))[1]) == [("F103", "2.weight")]
+
+
+class Relations(nn.Module):
+    """A matrix for each of three kinds of neighbours, whose messages are summed."""
+
+    def __init__(self, *, same: bool) -> None:
+        super().__init__()
+        self.weight, self.head = nn.Parameter(torch.randn(3, 16, 24) / 7), nn.Linear(24, 4)
+        if same:
+            self.weight.detach().copy_(self.weight.detach()[:1].expand(3, 16, 24).clone())
+
+    def forward(self, x: Tensor, kinds: Tensor) -> Tensor:
+        result: Tensor = self.head(functional.relu(torch.einsum("rnm,md,rdh->nh", kinds, x, self.weight)))
+        return result
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_relations_of_one_matrix_are_shards_that_their_inputs_tell_apart(same: bool) -> None:
+    inputs = (torch.randn(40, 16), torch.rand(3, 40, 40) / 40)
+    diagnosis = judged(lambda: Case(Relations(same=same), inputs, classes(4, 40)))[1]
+    assert [(found.code, found.severity) for found in diagnosis.of("F1")] == [("F103", Severity.WARNING)] * same

@@ -210,7 +210,8 @@ def equal_shards(evidence: Evidence) -> Iterator[Finding]:
             seen = f"the same block {signal.side_repeats} times along an axis that is not its first"
         else:
             continue
-        apart = signal.repeats == 1 and not signal.duplicate_slices and _part(node, signal)
+        of_inputs = signal.repeats == 1 or 0 in node.axes.in_axis
+        apart = of_inputs and not signal.duplicate_slices and _part(node, signal)
         seen += ", with inputs behind them that differ, so that the first step tells them apart" if apart else ""
         severity = Severity.WARNING if apart else Severity.ERROR
         yield finding("F103", severity, node.name, seen, edits=evidence.redraw(node.name))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fanin.fans import Axes
-from fanin.graph import ParameterNode
+from fanin.graph import ParameterNode, Role
 from fanin.measuring.statistics import real_parts, sample_flat, scale_of, zero_share
 from fanin.observations import ERASING, LOWEST, SIGMAS, BlockSignal, BufferSignal, ParameterSignal
 from fanin.tracing.names import NamedParameter
@@ -79,7 +79,7 @@ def observe(entry: NamedParameter, node: ParameterNode) -> ParameterSignal:
         constant_rows=columns > 0 and _has_constant_rows(values, axes),
         equal_vectors=_is_one_vector(values, 0.0),
         duplicate_slices=duplicate_share(values, axes.batch_axis) if axes.batch_axis else 0.0,
-        repeats=_repeats(values, stacked=0 in axes.out_axis[:1] and len(axes.out_axis) > 1),
+        repeats=_repeats(values, stacked=_is_stack(node)),
         side_repeats=_side_repeats(values, axes),
         blocks=blocks,
         padding_rms=None if node.padding_row is None else scale_of(values[node.padding_row]).rms,
@@ -307,6 +307,13 @@ def _is_one_vector(values: torch.Tensor, tolerance: float) -> bool:
     if float((values.narrow(-2, 1, 1) - first).abs().max()) > tolerance * largest:
         return False
     return float((values - first).abs().max()) <= tolerance * largest
+
+
+def _is_stack(node: ParameterNode) -> bool:
+    """Whether the first axis counts matrices: experts, or relations, whose inputs are one sum or outputs one list."""
+    axes = node.axes
+    several = (axes.out_axis, axes.in_axis if node.role is Role.LINEAR else ())
+    return 0 in axes.batch_axis or any(0 in part[:1] and len(part) > 1 for part in several)
 
 
 def _repeats(values: torch.Tensor, *, stacked: bool) -> int:
