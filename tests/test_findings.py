@@ -11,6 +11,7 @@ from fanin import meanfield
 from fanin.errors import FaninError
 from fanin.fans import Axes, Block
 from fanin.findings import RULES, Evidence, Hidden, examine, explain, overview
+from fanin.findings.evidence import is_entropy
 from fanin.graph import Graph, ParameterNode, Role
 from fanin.observations import BlockSignal, BufferSignal, Kind, LayerSignal, ParameterSignal
 from fanin.signals import Signals
@@ -438,3 +439,10 @@ def test_what_is_a_note_only_and_what_no_plan_fills_is_said() -> None:
     (found,) = examine(Evidence(graph := Graph((node(),)), Signals((), weights, graph, buffers)))
     assert "rotary.frequencies" in found.seen
     assert "deferred" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("uninformed", "known"), [(math.log(2), True), (math.log(262144), True), (2.0, False), (14.8, False), (99.0, False)]
+)
+def test_an_entropy_is_known_by_a_whole_number_of_classes(uninformed: float, known: bool) -> None:
+    assert is_entropy(uninformed) == known

@@ -35,6 +35,9 @@ classes are few, that is half of ln C and more; the first steps undo it."""
 SHRUNK = 0.3
 """Of the recommended output layer: its outputs have a tenth of the power, and the loss hardly feels them."""
 
+MOST_CLASSES = 2**19
+"""Twice the largest vocabularies; of so many, single precision cannot tell a whole number from another."""
+
 FORMING = frozenset({"linalg_householder_product", "matrix_exp", "linalg_solve"})
 """What makes an orthogonal matrix of a parameter, whose own values then have a form of their own."""
 
@@ -319,4 +322,4 @@ def sensitivity(layer: LayerSignal) -> float | None:
 def is_entropy(uninformed: float) -> bool:
     """Whether the loss of an output of zeros is ln C for a whole number C, as that of a cross-entropy is."""
     classes = math.exp(min(uninformed, 100.0))
-    return classes > 1.5 and abs(classes - round(classes)) < 1e-5 * classes
+    return 1.5 < classes < MOST_CLASSES and abs(classes - round(classes)) < 1e-5 * classes
