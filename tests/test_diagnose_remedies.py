@@ -469,3 +469,35 @@ def test_one_bias_of_all_outputs_of_a_binary_cross_entropy_is_blamed_itself() ->
     case, diagnosis = judged(build)
     assert [str(edit) for found in diagnosis.of("F309") for edit in found.edits] == ["2.bias → zeros"]
     assert not serious(mended(case, diagnosis))
+
+
+class Autoencoder(nn.Module):
+    """A variational one, which returns its input beside what it makes of it."""
+
+    def __init__(self, log_variance: float) -> None:
+        super().__init__()
+        self.enter, self.mean, self.spread, self.out = map(nn.Linear, (16, 32, 32, 4), (32, 4, 4, 16))
+        nn.init.constant_(self.spread.bias, log_variance)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        hidden = functional.relu(self.enter(x))
+        mean, spread = self.mean(hidden), self.spread(hidden)
+        made = self.out(mean + torch.randn_like(mean) * (spread / 2).exp())
+        return {"made": made, "mean": mean, "spread": spread, "x": x}
+
+
+def evidence_bound(out: dict[str, Tensor]) -> Tensor:
+    prior = (out["spread"].exp() + out["mean"].square() - 1 - out["spread"]) / 2
+    return ((out["made"] - out["x"]).square().sum(-1) + prior.sum(-1)).mean()
+
+
+@pytest.mark.parametrize(("log_variance", "places"), [(20.0, ["spread.bias"]), (0.0, [])])
+def test_what_makes_exponents_is_to_blame_for_a_loss_that_grows_exponentially(
+    log_variance: float, places: list[str]
+) -> None:
+    case, diagnosis = judged(lambda: Case(Autoencoder(log_variance), torch.randn(32, 16), evidence_bound))
+    assert diagnosis.signals.uninformed == pytest.approx(float(case.inputs.square().sum(-1).mean()))
+    assert [found.place for found in diagnosis.of("F309")] == places
+    after = mended(case, diagnosis).signals
+    assert after.loss is not None
+    assert after.loss < 4 * float(case.inputs.square().sum(-1).mean())

@@ -20,6 +20,8 @@ away; of heads that are sure and wrong, with 50,000 classes and a batch of 8, it
 NARROW = 3.0
 """Times narrower than standard: the loss of a normal law grows with the square. Of a distribution the loss need be no
 likelihood, so that two such steps make the line for an error, and what is under 1 is compared with 1."""
+STEEP = 3.0
+"""Times the loss, with an e-fold of what it depends on: a square grows by two, and an exponential of x by x."""
 BLAMED = 0.1
 """Of the loss: what it loses with an e-fold of the factor. A loss that is in proportion to it loses all."""
 
@@ -35,7 +37,7 @@ BLAMED = 0.1
     f"distribution, with that of the standard one: over {NARROW**2:g} times, for one that is {NARROW:g} times too "
     f"narrow; over {NARROW**4:g} times is an error",
     remedy="shrink the output layer, and zero its bias; of cosines and behind a norm, the factor behind them; start a "
-    "distribution wide",
+    "distribution wide, and exponents near zero",
     source="Karpathy 2019, a recipe for training neural networks: verify the loss at init",
 )
 def first_loss(evidence: Evidence) -> Iterator[Finding]:
@@ -63,6 +65,10 @@ def first_loss(evidence: Evidence) -> Iterator[Finding]:
     spread = _spread(evidence) if standard else ()
     if spread:
         yield finding("F309", severity, spread[0].pattern, seen, edits=spread)
+        return
+    exponents = _exponents(evidence)
+    if exponents:
+        yield finding("F309", severity, exponents[0], seen, edits=evidence.redraw(*exponents), places=exponents[1:])
         return
     wild = [name for name in _output_biases(evidence) if _outweighs(evidence, name, entropy=is_entropy(uninformed))]
     if wild:
@@ -93,6 +99,17 @@ def _output_weights(evidence: Evidence) -> list[str]:
 
 def _output_biases(evidence: Evidence) -> list[str]:
     return [node.name for node, _ in evidence.parameters() if node.output and node.role == Role.BIAS]
+
+
+def _exponents(evidence: Evidence) -> list[str]:
+    """What makes exponents that are so large that the loss grows with them exponentially, the worst first."""
+    loss = evidence.signals.loss or 0.0
+    growth = {
+        node.name: fact.grad_along or 0.0
+        for node, fact in evidence.parameters()
+        if node.activation == "exp" or node.gate == "exponent"
+    }
+    return sorted((name for name in growth if growth[name] > STEEP * loss), key=lambda name: -growth[name])
 
 
 def _outweighs(evidence: Evidence, name: str, *, entropy: bool) -> bool:

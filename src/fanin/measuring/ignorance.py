@@ -29,12 +29,14 @@ def knowing_nothing(output: Any) -> tuple[Any, str]:
     ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0], 'the loss of a standard distribution')
     """
     found: set[str] = set()
+    # What the model hands on of its inputs beside what it makes of them is a target, and not its to know.
+    made = any(isinstance(item, torch.Tensor) and item.requires_grad for item in pytree.tree_leaves(output))
 
     def neutral(item: Any) -> Any:
         if isinstance(item, Distribution):
             found.add(OF_STANDARD)
             return _standard(item)
-        if isinstance(item, torch.Tensor) and item.is_floating_point():
+        if isinstance(item, torch.Tensor) and item.is_floating_point() and (item.requires_grad or not made):
             found.add(OF_ZEROS)
             return torch.zeros_like(item)
         return item
