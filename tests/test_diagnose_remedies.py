@@ -498,6 +498,4 @@ def test_what_makes_exponents_is_to_blame_for_a_loss_that_grows_exponentially(
     case, diagnosis = judged(lambda: Case(Autoencoder(log_variance), torch.randn(32, 16), evidence_bound))
     assert diagnosis.signals.uninformed == pytest.approx(float(case.inputs.square().sum(-1).mean()))
     assert [found.place for found in diagnosis.of("F309")] == places
-    after = mended(case, diagnosis).signals
-    assert after.loss is not None
-    assert after.loss < 4 * float(case.inputs.square().sum(-1).mean())
+    assert not serious(mended(case, diagnosis))

@@ -213,11 +213,11 @@ def hidden_chain(evidence: Evidence) -> list[LayerSignal]:
 def redrawn_chain(evidence: Evidence) -> tuple[Edit, ...]:
     """Edits of all weights of a plain chain, since the fault is their product.
 
-    Where ways are joined, and pooled between, no rule knows what comes to the end better than to a factor of a few: the
-    output layer starts so small that its logits bear it.
+    Where ways are joined, and pooled between, or factors are exponentials, no rule knows what comes to the end better
+    than to a factor of a few: the output layer starts so small that the loss bears it.
     """
     edits = evidence.redraw(*_chain_weights(evidence))
-    if evidence.alone:
+    if evidence.alone and not any(node.activation == "exp" for node in evidence.graph):
         return edits
     outputs = {node.name for node in evidence.graph if node.output and node.is_weight}
     return tuple(_shrunk(edit) if edit.pattern in outputs else edit for edit in edits)
