@@ -946,3 +946,22 @@ def test_the_padding_row_of_a_table_of_ones_own_is_judged(bag: bool) -> None:
     assert [(found.place, found.seen[:6]) for found in diagnosis.of("F203")] == [("table", "row 38")]
     assert not mended(case, diagnosis).of("F203")
     assert not judged(lambda: Case(OwnTable(None, bag=bag), torch.randint(40, (8, 10))))[1].of("F203")
+
+
+class InItsUnit(nn.Module):
+    """Outputs times a factor in a unit of its own, or a branch that such a factor shuts."""
+
+    def __init__(self, size: float, *, made_up: bool) -> None:
+        super().__init__()
+        self.net, self.branch = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 4)), nn.Linear(8, 4)
+        self.factor, self.unit = nn.Parameter(torch.full((4,), size)), 1 / size if made_up else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.net(x)
+        return made + self.factor * self.branch(x) if self.unit is None else made * (self.factor * self.unit)
+
+
+@pytest.mark.parametrize(("size", "made_up", "found"), [(1e-6, True, True), (1e-6, False, False), (0.1, True, False)])
+def test_a_factor_in_a_unit_that_no_step_fits_is_found(size: float, made_up: bool, found: bool) -> None:
+    case = Case(InItsUnit(size, made_up=made_up), torch.randn(64, 8), lambda out: (out - 1).square().mean())
+    assert [one.place for one in judged(lambda: case)[1].of("F404")] == ["factor"] * found

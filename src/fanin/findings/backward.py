@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from statistics import median
 
 from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.depth import LINE, redrawn_chain
-from fanin.findings.evidence import FAR, Evidence, sensitivity
+from fanin.findings.evidence import DRAWN, FAR, Evidence, sensitivity
 from fanin.findings.registry import finding, register
-from fanin.graph import Role
-from fanin.observations import Kind, LayerSignal
+from fanin.graph import BESIDE, Role
+from fanin.observations import Kind, LayerSignal, ParameterSignal
 
 UNBALANCED = 1e4
 """When one step changes the median weight by a thousandth, it changes this one tenfold, or by less than float32 can
 hold (10⁻⁷)."""
 
 
+MATTERS = 0.1
+"""Of what the loss changes with a relative change of the weight with which it changes most."""
 SHUT = 0.1
 """The largest factor that layer scales are published with, for networks of few layers (Touvron et al. 2021)."""
 SCORES = ("softmax_q", "softmax_k")
@@ -127,14 +130,16 @@ def _edits(evidence: Evidence) -> tuple[Edit, ...]:
     why="one learning rate cannot serve weights whose relative gradients differ this much",
     threshold=f"gradient over weight {UNBALANCED:.0e} times the median's: a step that moves the median weight by a "
     "thousandth moves this one tenfold, or by less than float32 holds; not where all weights of a way of their own, "
-    "as a policy beside its critic, are alike",
-    remedy="draw each weight by its own fans",
+    "as a policy beside its critic, are alike. Of a factor that is no weight, where the loss depends on it as on "
+    f"any weight: a relative change of it changes the loss by over {MATTERS:g} of what that of any weight does",
+    remedy="draw each weight by its own fans; hold a factor in a unit in which it is near one",
     source="classic: balanced layers (Du et al. 2018, arXiv:1806.00900)",
 )
 def unbalanced(evidence: Evidence) -> Iterator[Finding]:
     """Relative gradients far from the median."""
     if not evidence.signals.has_gradients or not evidence.finite or not evidence.plain:
         return
+    yield from _tiny_units(evidence)
     # An output layer may start as small as it likes: its first steps are large, and there is nothing behind it.
     carrying = [
         (node, signal)
@@ -154,6 +159,29 @@ def unbalanced(evidence: Evidence) -> Iterator[Finding]:
         if _far(ratio, middle):
             seen = f"its relative gradient is {ratio / middle:.2g} times the median's"
             yield finding("F404", Severity.WARNING, name, seen, edits=evidence.redraw(name))
+
+
+def _tiny_units(evidence: Evidence) -> Iterator[Finding]:
+    """Parameters that are no weights and next to zero, and on which the loss depends as on any weight.
+
+    A layer scale of 1e-6 has as large a relative gradient; but the loss hardly depends on it.
+    """
+    weights = [signal for _, signal in evidence.drawn() if signal.grad_ratio]
+    if not weights:
+        return
+    middle = median(signal.grad_ratio or 0.0 for signal in weights)
+    most = max(_relative(signal) for signal in weights)
+    for node, signal in evidence.parameters():
+        beside = node.role in DRAWN or node.role in BESIDE
+        if not beside and _relative(signal) > MATTERS * most and (signal.grad_ratio or 0.0) > UNBALANCED * middle:
+            seen = f"RMS {signal.rms:.2g}, and a relative gradient {(signal.grad_ratio or 0.0) / middle:.2g} times the "
+            seen += "median's: what multiplies it makes up for its size, and no optimizer's step does"
+            yield finding("F404", Severity.WARNING, node.name, seen)
+
+
+def _relative(signal: ParameterSignal) -> float:
+    """How much the loss changes with a relative change of the values."""
+    return (signal.grad_rms or 0.0) * signal.rms * math.sqrt(signal.elements)
 
 
 def _far(ratio: float, other: float) -> bool:
