@@ -499,3 +499,48 @@ def test_what_makes_exponents_is_to_blame_for_a_loss_that_grows_exponentially(
     assert diagnosis.signals.uninformed == pytest.approx(float(case.inputs.square().sum(-1).mean()))
     assert [found.place for found in diagnosis.of("F309")] == places
     assert not serious(mended(case, diagnosis))
+
+
+class Added(nn.Module):
+    """x + W relu(V x) in a row, without norms, whose weights are far too large."""
+
+    def __init__(self, blocks: int) -> None:
+        super().__init__()
+        self.inner = nn.ModuleList(nn.Linear(32, 32) for _ in range(blocks))
+        self.outer = nn.ModuleList(nn.Linear(32, 32) for _ in range(blocks))
+        self.head = nn.Linear(32, 5)
+        for layer in (*self.inner, *self.outer):
+            nn.init.normal_(layer.weight, std=3 * 32**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for inner, outer in zip(self.inner, self.outer, strict=True):
+            x = x + outer(functional.relu(inner(x)))
+        result: Tensor = self.head(x)
+        return result
+
+
+def test_a_stream_without_norms_is_mended_by_all_weights_of_its_branches() -> None:
+    case, found = judged(lambda: Case(Added(8), torch.randn(32, 32), classes(5, 32)))
+    assert "F307" in found.codes
+    assert "F307" not in mended(case, found).codes
+
+
+class Places(nn.Module):
+    """Positions that are one vector of the size of small tokens, before an attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.head = nn.Embedding(30, 16), nn.Linear(16, 5)
+        nn.init.normal_(self.tokens.weight, std=0.02)
+        self.places = nn.Parameter(torch.randn(16).mul(0.02).expand(10, 16).clone())
+        self.attention = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True, norm_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(self.attention(self.tokens(x) + self.places).mean(1))
+        return result
+
+
+def test_equal_positions_are_drawn_as_large_as_they_were() -> None:
+    case, found = judged(lambda: Case(Places(), torch.randint(30, (32, 10)), classes(5, 32)))
+    assert "F101" in found.codes
+    assert not {"F101", "F207"} & set(mended(case, found).codes)

@@ -11,6 +11,7 @@ from fanin.findings.evidence import DRAWN, FAR, SHRUNK, Evidence, varying, weigh
 from fanin.findings.registry import finding, register
 from fanin.graph import Role
 from fanin.observations import Kind, LayerSignal
+from fanin.recipes.branches import Branches
 
 LINE = math.sqrt(FAR)
 """e³ ≈ 20 in RMS, which is six e-foldings of the variance."""
@@ -248,7 +249,8 @@ GROWTH = 3.0
     threshold=f"from the first branch to the last by over {GROWTH:g}·√depth, where branches of one size make it grow "
     "by √depth, while its branches grow by as much; ten times that is an error. Branches that each end in a norm or a "
     "layer scale are of one size, and streams that are normalized have one",
-    remedy="divide the last weight of each branch by √depth, or start it at zero",
+    remedy="divide the last weight of each branch by √depth, or all of its weights alike where there are no norms; or "
+    "start the last at zero",
     source="Zhang et al. 2019 (arXiv:1901.09321)",
 )
 def growing_stream(evidence: Evidence) -> Iterator[Finding]:
@@ -265,7 +267,9 @@ def growing_stream(evidence: Evidence) -> Iterator[Finding]:
         if growth > limit and _branch_growth(sums) > limit:
             severity = Severity.ERROR if growth > 10 * limit else Severity.WARNING
             seen = f"stream {stream} grows {growth:.3g} times over {len(sums)} branches; √{len(sums)} is usual"
-            names = [node.name for node in ends if not node.frozen]
+            shared = stream in Branches.of(list(evidence.graph)).weights
+            bearing = [node for node in evidence.graph if node.stream == stream and node.is_weight] if shared else ends
+            names = [node.name for node in bearing if not node.frozen]
             yield finding("F307", severity, last.name, seen, edits=evidence.redraw(*names))
 
 

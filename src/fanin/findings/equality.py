@@ -87,15 +87,16 @@ def _part(node: ParameterNode, signal: ParameterSignal) -> bool:
 def _equal_tokens(evidence: Evidence) -> Iterator[Finding]:
     """Learned tokens that are all one vector, and that no gradient will ever tell apart; or positions that are."""
     for node, signal in evidence.parameters():
+        # What reads them is used to their size, if it is one that anyone draws.
+        drawn = SMALLEST <= signal.rms <= LARGEST and not node.reparametrized
         if node.role in TOKENS and signal.equal_vectors and signal.grad_equal_vectors and not signal.non_finite:
             seen = f"its {node.shape[-2]} vectors are one, and so are their gradients: they stay equal"
-            # What reads them is used to their size, if it is one that anyone draws.
-            drawn = SMALLEST <= signal.rms <= LARGEST and not node.reparametrized
             edits = (Edit(node.name, Normal(signal.rms)),) if drawn else evidence.redraw(node.name)
             yield finding("F101", Severity.ERROR, node.name, seen, edits=edits)
         elif node.role is Role.POSITION and signal.equal_vectors and signal.rms and not signal.non_finite:
             seen = f"its {node.shape[-2]} positions are one vector: until they part, no place can be told from another"
-            yield finding("F101", Severity.WARNING, node.name, seen, edits=evidence.redraw(node.name))
+            edits = (Edit(node.name, Normal(signal.rms)),) if drawn else evidence.redraw(node.name)
+            yield finding("F101", Severity.WARNING, node.name, seen, edits=edits)
 
 
 def _equal_outputs(evidence: Evidence) -> Iterator[Finding]:

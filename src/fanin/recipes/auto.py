@@ -52,7 +52,7 @@ HEAD = 1.0
 """Gain of an output layer: logits of unit variance cost half a nat at first; smaller ones lost most races."""
 LONE_HEAD = 0.3
 """The same where it is the only weight: there is no layer below that needs its gradient."""
-BESIDE = 0.5
+PLACES = 0.5
 """Size of positions over that of what they are added to: at 0.02 no attention sees them, at 1 they cost a language
 model a tenth of a nat."""
 
@@ -256,9 +256,9 @@ class _Chooser:
         """Large enough to be told apart by the first attention, and not so large that they drown what stands there."""
         width = node.shape[-1]
         if self.tied:
-            words = f"positions beside a tied embedding: half its std, {BESIDE:g}/√{width}"
-            return Normal(BESIDE / math.sqrt(width)), words
-        return Normal(BESIDE), f"positions: std {BESIDE:g}, half of what they are added to"
+            words = f"positions beside a tied embedding: half its std, {PLACES:g}/√{width}"
+            return Normal(PLACES / math.sqrt(width)), words
+        return Normal(PLACES), f"positions: std {PLACES:g}, half of what they are added to"
 
     def _is_tied_depth(self, node: ParameterNode) -> bool:
         """Whether a weight takes in what it put out before and nothing else: no recurrence, but depth of one layer."""
