@@ -41,17 +41,18 @@ def test_positions_are_no_louder_than_the_tied_embedding() -> None:
 class Attending(nn.Module):
     """Patches and places before an attention, with a bias for its scores, or before convolutions."""
 
-    def __init__(self, attends: bool = True, trained: bool = True) -> None:
+    def __init__(self, attends: bool = True, trained: bool = True, factor: float | None = None) -> None:
         super().__init__()
         self.patches, self.head, self.attends = nn.Linear(6, 16), nn.Linear(16, 3), attends
         self.places = nn.Parameter(torch.zeros(1, 8, 16), requires_grad=trained)
         self.query, self.key, self.value = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
-        self.between = nn.Parameter(torch.zeros(8, 8))
+        self.between, self.factor = nn.Parameter(torch.zeros(8, 8)), factor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.patches(x) + self.places
         if self.attends:
-            scores = self.query(x) @ self.key(x).transpose(1, 2) / 4 + self.between
+            scores = self.query(x) @ self.key(x).transpose(1, 2) / 4
+            scores = scores + (self.between if self.factor is None else self.factor * self.between)
             x = x + scores.softmax(-1) @ self.value(x)
         else:
             x = functional.relu(self.value(x))
@@ -62,6 +63,7 @@ def test_positions_are_half_as_large_as_what_stands_beside_them_and_as_large_as_
     plan = planned(Attending, 2, 8, 6)
     assert plan["places"].std == pytest.approx(1 / 2)
     assert plan["between"].std == pytest.approx(1)
+    assert planned(lambda: Attending(factor=8.0), 2, 8, 6)["between"].scheme == Keep()
     assert planned(lambda: Attending(attends=False), 2, 8, 6)["places"].scheme == Keep()
     assert planned(lambda: Attending(trained=False), 2, 8, 6)["places"].scheme == Keep()
 
@@ -307,3 +309,21 @@ def test_tables_of_a_net_with_norms_that_was_not_traced_keep_unit_variance() -> 
         model = nn.Sequential(nn.Embedding(20, 16), nn.Linear(16, 16), nn.LayerNorm(16), nn.Linear(16, 2))
     plan = recipe_named("auto")(graph_of(model))
     assert plan["0.weight"].std == 1.0
+
+
+class Weighed(nn.Module):
+    """Sinusoids times a learned number, added to what an attention takes in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.alpha = nn.Linear(16, 16), nn.Parameter(torch.ones(()))
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.register_buffer("waves", torch.randn(5, 16).sin())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.layer(x) + self.alpha * self.waves
+        return self.attention(x, x, x)[0]
+
+
+def test_a_number_before_fixed_positions_is_kept() -> None:
+    assert planned(Weighed, 2, 5, 16)["alpha"].scheme == Keep()

@@ -41,6 +41,9 @@ WEIGHTS = frozenset({Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE, Role.RECURRENT
 STANDARDIZING = frozenset({"batch_norm", "layer_norm", "std", "std_mean", "var", "var_mean"})
 """Operations between a parameter and its layer that undo its scale."""
 
+RESCALING = frozenset({"mul", "div", "true_divide", "sigmoid", "tanh", "exp"})
+"""Operations between a parameter and what it is added to that give it another size."""
+
 BESIDE = frozenset({Role.BIAS, Role.NORM_SHIFT, Role.POSITION, Role.TOKEN})
 """The roles of what is added to a signal, so that its zeros block nothing."""
 
@@ -176,6 +179,11 @@ class ParameterNode:
     def standardized(self) -> bool:
         """Whether the model itself undoes the weight's scale, as weight standardization does."""
         return not STANDARDIZING.isdisjoint(self.reparametrized)
+
+    @property
+    def rescaled(self) -> bool:
+        """Whether what is used of it has another size than the parameter."""
+        return not RESCALING.isdisjoint(self.reparametrized)
 
     def to_dict(self) -> dict[str, Any]:
         """What differs from the defaults, as JSON types."""

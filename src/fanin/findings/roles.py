@@ -152,8 +152,6 @@ BRANCHED = (Kind.WEIGHT, Kind.NORM)
 """What the other branches of a sum consist of, up to it."""
 RATIO = 10.0
 """A part ten times smaller has a hundredth of the variance of the sum."""
-SCALED = frozenset({"mul", "div", "true_divide"})
-"""Operations that give a position another size before it is added."""
 SAME = 1e-3
 """Of an RMS: two that are of one tensor differ by rounding alone."""
 LOST = 200.0
@@ -179,7 +177,7 @@ def odd_sum(evidence: Evidence) -> Iterator[Finding]:
         node = evidence.graph[signal.name]
         if node.role != Role.POSITION or len(node.shape) < 2 or not signal.rms or signal.non_finite:
             continue
-        if SCALED.intersection(node.reparametrized):  # what is added has another size than the parameter
+        if node.rescaled:  # what is added has another size than the parameter
             continue
         for layer in evidence.signals.readers(node.name):
             # A frozen table may be read by its rows; what it is added to is then known of a sum alone.

@@ -44,14 +44,15 @@ def makes_exponent(node: ParameterNode) -> bool:
 
 def added_to_signals(node: ParameterNode) -> bool:
     """Whether a learned position is added to a signal before its stream, and not to the scores of an attention."""
-    added = bool(node.ops) and node.ops[0].target == "add"
-    return added and not node.frozen and node.activation != "softmax" and node.stream is None
+    added = bool(node.ops) and node.ops[0].target == "add" and len(node.shape) > 1
+    kept = node.frozen or node.rescaled
+    return added and not kept and node.activation != "softmax" and node.stream is None
 
 
 def added_to_scores(node: ParameterNode) -> bool:
     """Whether a learned position is added to the scores of an attention."""
     fused = bool(node.ops) and node.ops[0].target == "scaled_dot_product_attention"
-    return not node.frozen and (fused or node.activation == "softmax")
+    return (fused or node.activation == "softmax") and not (node.frozen or node.rescaled)
 
 
 def hands_on(node: ParameterNode, activation: str | None) -> bool:
