@@ -327,3 +327,23 @@ class Weighed(nn.Module):
 
 def test_a_number_before_fixed_positions_is_kept() -> None:
     assert planned(Weighed, 2, 5, 16)["alpha"].scheme == Keep()
+
+
+class Modulated(nn.Module):
+    """A branch with a shift and a factor, from a condition and a table of the block's own, as in PixArt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.condition = nn.Linear(6, 16), nn.Linear(6, 32)
+        self.table = nn.Parameter(torch.randn(2, 16) / 4)
+        self.attention, self.head = nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shift, scale = (self.table + self.condition(x[:, 0]).reshape(len(x), 2, 16)).chunk(2, 1)
+        x = self.enter(x)
+        h = x * (1 + scale) + shift
+        return self.head(x + self.attention(h, h, h)[0])
+
+
+def test_a_table_of_shifts_and_factors_is_kept() -> None:
+    assert planned(Modulated, 2, 5, 6)["table"].scheme == Keep()

@@ -420,3 +420,33 @@ class Looked(nn.Module):
 
 def test_places_that_were_computed_in_many_steps_take_no_longer() -> None:
     assert fanin.trace(Looked(), torch.randn(2, 8, 4))["table"].role is Role.POSITION
+
+
+class Experts(nn.Module):
+    """Two layers of experts in one parameter each, with a bias for each expert, beside positions."""
+
+    def __init__(self, product: Callable[[Tensor, Tensor], Tensor], experts_last: bool) -> None:
+        super().__init__()
+        self.enter, self.head, self.product = nn.Linear(5, 8), nn.Linear(8, 3), product
+        self.places, self.weight = nn.Parameter(torch.zeros(6, 8)), nn.Parameter(torch.randn(4, 8, 8))
+        self.bias = nn.Parameter(torch.zeros(4, 8) if experts_last else torch.zeros(4, 1, 8))
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.axis = -2 if experts_last else 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.enter(x) + self.places
+        x = x + self.attention(x, x, x)[0]
+        return self.head(torch.relu(self.product(x, self.weight) + self.bias).mean(self.axis))
+
+
+EXPERTS = {
+    "einsum": (lambda x, w: torch.einsum("btd,edf->btef", x, w), True),
+    "matmul": (lambda x, w: x.flatten(0, 1) @ w, False),
+}
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_a_vector_for_each_matrix_of_a_stack_is_a_bias(name: str) -> None:
+    graph = fanin.trace(Experts(*EXPERTS[name]), torch.randn(2, 6, 5))
+    assert graph["bias"].role is Role.BIAS
+    assert graph["places"].role is Role.POSITION

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from fanin.graph import Role
 from fanin.tracing.attention import SLOTS
 from fanin.tracing.dataflow import activations_of, is_activation, routes
@@ -18,8 +20,12 @@ from fanin.tracing.vocabulary import (
     PRODUCTS,
     RECURRENCES,
     SUMS,
+    VIEWS,
 )
 from fanin.tracing.walks import Walker
+
+APART = frozenset({"chunk", "split", "split_with_sizes", "tensor_split", "unbind"})
+"""Operations that take a tensor apart for good."""
 
 
 def role_of(walker: Walker, use: Use) -> Role:
@@ -87,13 +93,13 @@ def _role_in_product(walker: Walker, use: Use) -> Role:
     return Role.LINEAR
 
 
-def _readers(value: Value) -> list[Operation]:
-    """Who reads a value, through moves."""
+def _readers(value: Value, passing: Container[str] = MOVES) -> list[Operation]:
+    """Who reads a value, through operations that only move it."""
     readers, waiting, steps = [], [value], 0
     while waiting and steps < 32:
         steps += 1
         for user in waiting.pop().users:
-            if user.target in MOVES:
+            if user.target in passing:
                 waiting += user.outputs
             else:
                 readers.append(user)
@@ -123,16 +129,36 @@ def _role_in_sum(walker: Walker, use: Use) -> Role:
         return Role.BIAS
     if not _spreads(use) and any(_is_scaled_norm(walker, value) for value in activations_of(operation)):
         return Role.NORM_SHIFT
-    return Role.POSITION if _spreads(use) and not _is_one_of_a_stack(walker, use) else Role.BIAS
+    stacked = _is_one_of_a_stack(walker, use) or _is_one_for_each_matrix(walker, use)
+    if not _spreads(use) or stacked:
+        return Role.BIAS
+    return Role.OTHER if _falls_apart(operation) else Role.POSITION
+
+
+def _falls_apart(operation: Operation) -> bool:
+    """Whether a sum is taken apart at once, as the shifts and factors of a modulation, which are no places."""
+    return any(reader.target in APART for reader in _readers(operation.output, passing=VIEWS))
 
 
 def _is_one_of_a_stack(walker: Walker, use: Use) -> bool:
     """Whether one vector out of a table is added to what a weight puts out: biases of many layers in one parameter."""
-    if not any(link.operation.target in ("select", "unbind") for link in use.chain):
-        return False
+    selected = any(link.operation.target in ("select", "unbind") for link in use.chain)
+    return selected and not _differs(use.value) and bool(_layers_before(walker, use))
+
+
+def _is_one_for_each_matrix(walker: Walker, use: Use) -> bool:
+    """Whether what a stack of matrices puts out gets a vector for each of them, as the biases of experts."""
+    products = [layer for layer in _layers_before(walker, use) if layer.target in PAIRS]
+    stacks = [value for layer in products for _, value in layer.inputs if value.space == Space.WEIGHT]
+    sizes = [size for size in use.value.shape[:-1] if size > 1]
+    return len(sizes) == 1 and any(len(stack.shape) > 2 and stack.shape[0] == sizes[0] for stack in stacks)
+
+
+def _layers_before(walker: Walker, use: Use) -> list[Operation]:
+    """The layers whose output a parameter is added to."""
     behind = [before for value in activations_of(use.operation) for before in walker.flow.back_chain(value)]
     made = {value.producer.index for value in behind if value.producer is not None}
-    return not _differs(use.value) and any(operation.index in made for operation in walker.flow.weight_operations)
+    return [operation for operation in walker.flow.weight_operations if operation.index in made]
 
 
 def _spreads(use: Use) -> bool:
