@@ -347,3 +347,25 @@ class Modulated(nn.Module):
 
 def test_a_table_of_shifts_and_factors_is_kept() -> None:
     assert planned(Modulated, 2, 5, 6)["table"].scheme == Keep()
+
+
+class Seeing(nn.Module):
+    """Patches beside words whose table is the output layer too; both have positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.patches = nn.Embedding(40, 16), nn.Linear(6, 16)
+        self.beside_words, self.beside_patches = (nn.Parameter(torch.zeros(5, 16)) for _ in range(2))
+        self.attention, self.head = nn.MultiheadAttention(16, 2, batch_first=True), nn.Linear(16, 40, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, words: torch.Tensor, patches: torch.Tensor) -> torch.Tensor:
+        x = torch.cat([self.words(words) + self.beside_words, self.patches(patches) + self.beside_patches], 1)
+        return self.head(self.attention(x, x, x)[0])
+
+
+def test_positions_go_by_what_they_are_added_to_and_not_by_another_table() -> None:
+    with torch.random.fork_rng(devices=[]):
+        plan = fanin.plan(Seeing(), (torch.zeros(2, 5, dtype=torch.long), torch.zeros(2, 5, 6)))
+    assert plan["beside_words"].std == pytest.approx(1 / 8)
+    assert plan["beside_patches"].std == pytest.approx(1 / 2)

@@ -102,7 +102,8 @@ class ParameterNode:
         summed: how many positions were summed up into each number that it takes in, as over the elements of a set.
         averaged: how many positions were averaged into each number that it takes in, where they have no mean of their
             own.
-        table_before: the embedding whose rows it takes in as they are, moved and joined at most, by its name.
+        table_before: the embedding whose rows a weight takes in as they are, moved and joined at most, or to whose rows
+            a position is added, by its name.
         gate: ``factor`` where its activated output multiplies another signal; ``exponent`` where the exponential of its
             output does, perhaps of its bounded output, as in the couplings of flows; ``keep`` where its sigmoid
             multiplies a state that goes on, or a stream as in highway networks; ``write`` where one minus its sigmoid

@@ -255,7 +255,7 @@ class _Chooser:
     def _positions(self, node: ParameterNode) -> Decision:
         """Large enough to be told apart by the first attention, and not so large that they drown what stands there."""
         width = node.shape[-1]
-        if self.tied:
+        if node.table_before in self.tied_tables:
             words = f"positions beside a tied embedding: half its std, {PLACES:g}/√{width}"
             return Normal(PLACES / math.sqrt(width)), words
         return Normal(PLACES), f"positions: std {PLACES:g}, half of what they are added to"

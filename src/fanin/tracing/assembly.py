@@ -18,7 +18,7 @@ from fanin.tracing.passages import LAST, Terminal
 from fanin.tracing.records import Operation, Value
 from fanin.tracing.residuals import Residual
 from fanin.tracing.roles import role_of
-from fanin.tracing.sums import averaged, in_dot_product, summed, table_behind
+from fanin.tracing.sums import averaged, in_dot_product, summed, table_behind, table_beside
 from fanin.tracing.uses import Use, find_uses
 from fanin.tracing.vocabulary import CONTRACTIONS, LINKS, MOVES, PAIRS, PRODUCTS, RECURRENCES, SUMS, VIEWS
 from fanin.tracing.walks import Walker
@@ -153,6 +153,8 @@ class Assembler:
             fields["norm_before"] = self._walker.behind(data)[0]
             fields["summed"], fields["averaged"] = summed(data), averaged(data)
             fields["table_before"] = table_behind(data)
+        elif role == Role.POSITION:
+            fields["table_before"] = table_beside(use.value, operation)
         fields.update(self._stream(role, use, data))
         return fields
 

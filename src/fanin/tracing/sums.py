@@ -170,6 +170,24 @@ def table_behind(signal: Value) -> str:
     return names.pop() if len(names) == 1 else ""
 
 
+def table_beside(position: Value, total: Operation) -> str:
+    """The largest table among what a position is added to: rows may have been scaled, and other tables added before."""
+    waiting = [value for value in activations_of(total) if value is not position]
+    seen, found = {value.id for value in waiting}, dict[str, int]()
+    while waiting:
+        producer = waiting.pop().producer
+        if producer is None:
+            continue
+        table = producer.of("weight") if producer.target == "embedding" else None
+        if table is not None:
+            found[table.name] = table.numel
+        elif producer.target in (*MOVES, *SUMS, *PRODUCTS, "dropout"):
+            given = [value for value in activations_of(producer) if value.id not in seen]
+            waiting += given
+            seen.update(value.id for value in given)
+    return max(found, key=lambda name: found[name], default="")
+
+
 def _is_product(value: Value | None) -> bool:
     """Whether two signals were multiplied to make a value, up to moves."""
     while value is not None and (producer := value.producer) is not None:
