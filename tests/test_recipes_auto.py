@@ -853,6 +853,23 @@ def test_a_learned_scale_and_shift_do_not_end_a_stream() -> None:
     assert model[:-1](x).square().mean().sqrt() < 3
 
 
+class Single(nn.Module):
+    """x + W x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.layer(x)
+
+
+def test_branches_of_one_weight_and_of_three_do_not_share_as_if_they_had_two() -> None:
+    plan = planned(lambda: nn.Sequential(*[kind for _ in range(4) for kind in (Single(), Long(nn.Identity()))]), 2, 16)
+    assert plan["0.layer.weight"].std == pytest.approx(1 / 4 / math.sqrt(8), rel=1e-6)
+    assert "÷ √8" in plan["1.f.4.weight"].reason
+
+
 class Scaled(nn.Module):
     """A layer scale by its module's name, with a skip around it or without."""
 

@@ -34,8 +34,8 @@ class Branches:
 
     def share(self, node: ParameterNode, activation: str | None) -> tuple[float, str] | None:
         """The factor of a weight with its reason, or None where it bears nothing."""
-        count = self.weights.get(-1 if node.stream is None else node.stream)
-        if count is None or not (node.residual_last or hands_on(node, activation)):
+        count = self.weights.get(node.stream, 0) if node.stream is not None else 0
+        if not count or not (node.residual_last or hands_on(node, activation)):
             return None
         depth = node.stream_depth
         place = "last weight of a residual branch" if node.residual_last else "in a residual branch"
@@ -49,10 +49,12 @@ def _weights(inside: Sequence[ParameterNode]) -> int:
 
     What an activation bounds should fill it: a share of the division would leave it linear.
     """
-    last = [node for node in inside if node.residual_last]
-    inner = [node for node in inside if not node.residual_last and hands_on(node, node.activation)]
-    if not last or len(inner) % len(last) or any(map(is_gate, inside)):
-        return 0
-    small = any(node.tamed_by or node.post_norm for node in last)
-    held = small or any(bounded(node.activation) for node in (*inner, *last))
-    return 0 if held or last[0].stream_depth < 2 else 1 + len(inner) // len(last)
+    counts, inner = set[int](), 0
+    for node in sorted(inside, key=lambda node: node.ops[0].index if node.ops else 0):
+        hands = hands_on(node, node.activation)
+        if is_gate(node) or ((hands or node.residual_last) and bounded(node.activation)):
+            return 0
+        if node.residual_last:
+            counts.add(0 if node.tamed_by or node.post_norm or node.stream_depth < 2 else inner + 1)
+        inner = 0 if node.residual_last else inner + hands
+    return counts.pop() if len(counts) == 1 else 0
