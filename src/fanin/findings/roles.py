@@ -298,8 +298,8 @@ SHIFTED = frozenset({"softplus", "sigmoid", "hardsigmoid", "exp", "logsigmoid", 
     "a bias that drowns the signal",
     why="the layer puts out its bias whatever it is given",
     threshold=f"over {DROWNED:g} times what differs between inputs, of a norm's shift too; gates, rates and output "
-    "layers are left out; a "
-    f"note where a batch norm follows at once, which takes any constant away, up to {ROUNDED:g} times",
+    "layers are left out; a note where a batch norm follows at once, which takes any constant away, up to "
+    f"{ROUNDED:g} times",
     remedy="start biases at zero",
     source="He et al. 2015, section 2.2",
 )

@@ -53,7 +53,7 @@ HEAD = 1.0
 LONE_HEAD = 0.3
 """The same where it is the only weight: there is no layer below that needs its gradient."""
 PLACES = 0.5
-"""Size of positions over that of what they are added to: at 0.02 no attention sees them, at 1 they cost a language
+"""Size of positions over that of what they are added to: at 0.02 attention hardly sees them, at 1 they cost a language
 model a tenth of a nat."""
 
 MOST_AVERAGED = 64
@@ -68,7 +68,6 @@ def auto(graph: Graph) -> Plan:
     """For every parameter by its role: what follows, true fans, residual depth, recurrence, plain depth."""
     nodes = list(graph)
     normed = any(is_normed(node) for node in nodes)
-    tied = any(node.role == Role.EMBEDDING and node.aliases for node in nodes)
     head = HEAD if sum(node.is_weight for node in nodes) > 1 else LONE_HEAD
     gated_state = any(map(squashes, {name for node in nodes if node.feedback for name in activations_after(node)}))
     driven = any(node.feeds_state for node in nodes)
@@ -78,7 +77,6 @@ def auto(graph: Graph) -> Plan:
         head=head,
         bare_gates=bare,
         factors=factor_activations(nodes),
-        tied=tied,
         driven=driven,
         gated_state=gated_state,
         state_gates=StateGates.of(nodes),
@@ -105,8 +103,6 @@ class _Chooser:
     """Products with unbounded gates in the branches of a net without norms."""
     factors: frozenset[str]
     """The activations whose results are factors of something else, where no packed weight says which."""
-    tied: bool
-    """An embedding that is the output layer as well."""
     driven: bool
     """A recurrence that takes in something at its steps beside its state."""
     gated_state: bool
@@ -142,7 +138,8 @@ class _Chooser:
             return self._embedding(node)
         if node.role == Role.POSITION and added_to_scores(node):
             return Normal(1.0), "positions in the scores of an attention: std 1, as large as the scores"
-        if node.role == Role.POSITION and added_to_signals(node) and (self.attends or self.tied):
+        beside_tied = node.table_before in self.tied_tables
+        if node.role == Role.POSITION and added_to_signals(node) and (self.attends or beside_tied):
             return self._positions(node)
         if (branches := self.endings.get(node.name, 0)) >= MANY:
             words = f"batch norm that ends a residual branch, {branches} in the stream: 1/∜{branches}"
