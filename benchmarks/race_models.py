@@ -351,6 +351,35 @@ def residual_batch_norms(depth: int, width: int = 64) -> nn.Module:
     return nn.Sequential(nn.Linear(64, width), *blocks, nn.Linear(width, 10))
 
 
+def stages(count: int, blocks: int, width: int, norm: Callable[[int], nn.Module]) -> nn.Module:
+    """Residual streams one after the other, with a layer before each that no skip goes around."""
+
+    def branch() -> Residual:
+        first, second = (nn.Linear(width, width) for _ in range(2))
+        return Residual(first, norm(width), nn.ReLU(), second, norm(width))
+
+    layers, wide = list[nn.Module](), 64
+    for _ in range(count):
+        layers += [nn.Linear(wide, width), norm(width), nn.ReLU(), *(branch() for _ in range(blocks))]
+        wide = width
+    return nn.Sequential(*layers, nn.Linear(width, 10))
+
+
+def conv_mixer(depth: int, width: int = 24) -> nn.Module:
+    """Trockman & Kolter 2022: a depthwise convolution with a skip and a pointwise one without, by turns."""
+
+    def normed(layer: nn.Module) -> nn.Sequential:
+        return nn.Sequential(layer, nn.GELU(), nn.BatchNorm2d(width))
+
+    def block() -> nn.Sequential:
+        depthwise = nn.Conv2d(width, width, 3, groups=width, padding=1)
+        return nn.Sequential(Residual(normed(depthwise)), normed(nn.Conv2d(width, width, 1)))
+
+    blocks = [block() for _ in range(depth)]
+    ends = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10)
+    return nn.Sequential(normed(nn.Conv2d(1, width, 2, 2)), *blocks, *ends)
+
+
 def residual_bare_convolutions(depth: int) -> nn.Module:
     def branch() -> Residual:
         first, second = (nn.Conv2d(16, 16, 3, padding=1) for _ in range(2))

@@ -28,6 +28,7 @@ from race_models import (
     Transformer,
     Vision,
     autoencoder,
+    conv_mixer,
     elman_step,
     gated,
     gru_step,
@@ -40,6 +41,7 @@ from race_models import (
     residual_convolutions,
     residual_plain,
     residual_single,
+    stages,
     vgg_with_norms,
 )
 
@@ -163,6 +165,9 @@ TASKS: tuple[Task, ...] = (
     Task("vgg-norm", vgg_with_norms, IMAGE, steps=80),
     Task("residual-conv-norm", lambda: residual_convolutions(6), IMAGE, steps=100),
     Task("residual-33-batch", lambda: residual_batch_norms(33), VECTOR, steps=120),
+    Task("stages-10-bare", lambda: stages(10, 1, 48, lambda _: nn.Identity()), VECTOR, steps=150),
+    Task("stages-8-batch", lambda: stages(8, 2, 48, nn.BatchNorm1d), VECTOR, steps=120),
+    Task("conv-mixer-12", lambda: conv_mixer(12), IMAGE, steps=80),
     Task("autoencoder", autoencoder, digit_batch((1, 8, 8), "image"), "adam"),
     Task("gated-12", lambda: gated(12), VECTOR),
     Task("gated-24-packed", lambda: packed_gates(24, functional.silu), VECTOR, "adam"),

@@ -870,6 +870,44 @@ def test_branches_of_one_weight_and_of_three_do_not_share_as_if_they_had_two() -
     assert "÷ √8" in plan["1.f.4.weight"].reason
 
 
+def stages(branch: Callable[[], nn.Module], count: int, width: int) -> nn.Module:
+    """Residual streams of two branches one after the other, each behind a layer that no skip goes around."""
+    inner = [[nn.Linear(width, width), nn.ReLU(), branch(), branch()] for _ in range(count)]
+    return nn.Sequential(*[module for stage in inner for module in stage], nn.Linear(width, 4))
+
+
+def test_streams_in_a_row_without_norms_are_divided_by_all_of_their_branches() -> None:
+    rows = planned(lambda: stages(Single, 4, 16), 2, 16)
+    lasts = [row for row in rows if row.node.residual_last]
+    assert {row.node.stream_depth for row in lasts} == {2}
+    assert all(row.std == pytest.approx(1 / 4 / math.sqrt(8), rel=1e-6) for row in lasts)
+    assert "8 in streams one after the other" in lasts[0].reason
+
+
+@pytest.mark.parametrize(("count", "scale"), [(5, 1.0), (6, 12**-0.25)])
+def test_batch_norms_that_end_branches_are_counted_over_streams_in_a_row(count: int, scale: float) -> None:
+    rows = planned(lambda: stages(Normed, count, 32), 8, 32)
+    ends = [rows[row.node.tamed_by] for row in rows if row.node.tamed_by]
+    assert len(ends) == 2 * count
+    assert all((row.scheme.value if isinstance(row.scheme, Constant) else 1.0) == pytest.approx(scale) for row in ends)
+
+
+@pytest.mark.parametrize(("count", "mirrored"), [(2, False), (3, True)])
+def test_layers_between_streams_are_mirrored_from_four_on_and_branches_are_not(count: int, mirrored: bool) -> None:
+    rows = planned(lambda: stages(Normed, count, 32), 8, 32)
+    weights = [row for row in rows if row.node.is_weight and not row.node.output]
+    between = [isinstance(row.scheme, LooksLinear) for row in weights if row.node.stream is None]
+    assert between == [mirrored] * count
+    assert not any(isinstance(row.scheme, LooksLinear) for row in weights if row.node.stream is not None)
+
+
+def test_streams_that_start_behind_a_projection_are_not_mirrored() -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Linear(16, 16), stages(Single, 5, 16))
+
+    assert not any(isinstance(row.scheme, LooksLinear) for row in planned(build, 2, 16))
+
+
 class Scaled(nn.Module):
     """A layer scale by its module's name, with a skip around it or without."""
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from fanin import gains
 from fanin.graph import WEIGHTS, Graph, ParameterNode, Role
 from fanin.plans import Plan
-from fanin.recipes.branches import Branches
+from fanin.recipes.branches import Branches, in_a_row
 from fanin.recipes.classic import beside_weights, for_each_block
 from fanin.recipes.following import following, frequency
 from fanin.recipes.kinks import Kinks
@@ -72,8 +72,9 @@ def auto(graph: Graph) -> Plan:
     gated_state = any(map(squashes, {name for node in nodes if node.feedback for name in activations_after(node)}))
     driven = any(node.feeds_state for node in nodes)
     bare = not normed and multiplies(nodes)
+    plain = Plain.of(graph)
     chooser = _Chooser(
-        plain=Plain.of(graph),
+        plain=plain,
         head=head,
         bare_gates=bare,
         factors=factor_activations(nodes),
@@ -85,7 +86,7 @@ def auto(graph: Graph) -> Plan:
         endings=_endings(nodes),
         tied_tables={node.name: node.shape[-1] for node in nodes if node.role == Role.EMBEDDING and node.aliases},
         exponents=sum(map(makes_exponent, nodes)),
-        branches=Branches.of(nodes),
+        branches=Branches.of(nodes, linear=plain.slope is not None),
         attends=any("softmax_q" in activations_after(node) for node in nodes),
     )
     return Plan.of(graph, "auto", chooser.choose)
@@ -142,7 +143,7 @@ class _Chooser:
         if node.role == Role.POSITION and added_to_signals(node) and (self.attends or beside_tied):
             return self._positions(node)
         if (branches := self.endings.get(node.name, 0)) >= MANY:
-            words = f"batch norm that ends a residual branch, {branches} in the stream: 1/∜{branches}"
+            words = f"batch norm that ends a residual branch, one of {branches} in a row: 1/∜{branches}"
             return Constant(float(f"{branches**-0.25:.12g}")), f"{words}, so that the gradient does not explode"
         if node.role == Role.LAYER_SCALE and node.ops and node.stream is None:
             return Ones(), "layer scale without a skip around it, which would make all of the signal small: one"
@@ -177,10 +178,10 @@ class _Chooser:
             return _of_gain(gain), f"{words}, {fan_in}"
         if node.norm_after:
             words = "a norm follows, so that only the direction counts: gain 1"
-            if self.plain.slope is not None:
+            if self.plain.slope is not None and node.stream is None:
                 return self.plain.weight(node, activation, 1.0, words)
             return VarianceScaling(1.0), f"{words}, {fan_in}"
-        if self.plain.is_deep:
+        if self.plain.is_deep and node.stream is None:
             return self.plain.weight(node, activation, *self._gain(node, activation))
         if self.exponents > 1 and makes_exponent(node):
             gain = 1 / self.exponents
@@ -191,23 +192,26 @@ class _Chooser:
         gain, words = self._gain(node, activation)
         gain, words = gain * state_power(node.state_before) ** -0.5, words + _of_state(node)
         if self.bare_gates and node.stream is not None:
-            gain = node.stream_depth ** (-1 / 3)
-            words = f"in a gated branch without norms, {node.stream_depth} in the stream: the product of its three"
-            return _of_gain(gain), f"{words} weights is 1/{node.stream_depth}, gain {gain:.4f}, {fan_in}"
+            depth = self.branches.depth(node)
+            gain = depth ** (-1 / 3)
+            words = f"in a gated branch without norms, {self.branches.counted(node)}: the product of its three"
+            return _of_gain(gain), f"{words} weights is 1/{depth}, gain {gain:.4f}, {fan_in}"
         if node.post_norm and not node.residual_last and hands_on(node, activation):
             words += f"; in a branch with a norm after each sum, {node.stream_depth} in the stream"
             gain, words = gain / node.stream_depth**0.25, f"{words}: ÷ ∜{node.stream_depth}"
         if share := self.branches.share(node, activation):
             return _of_gain(gain * share[0]), f"{words}; {share[1]}, {fan_in}"
-        if node.residual_last and node.stream_depth > 1 and not node.tamed_by:
-            words += f"; last weight of a residual branch, {node.stream_depth} in the stream"
-            if bounded(activation) or node.post_norm:
-                gain /= node.stream_depth**0.25
+        if node.residual_last and not node.tamed_by:
+            depth, counted = self.branches.depth(node), self.branches.counted(node)
+            if depth > 1:
+                words += f"; last weight of a residual branch, {counted}"
+            if depth > 1 and (bounded(activation) or node.post_norm):
+                gain /= depth**0.25
                 why = "with a norm after each sum" if node.post_norm else "bounded by its activation"
-                words += f", {why}: ÷ ∜{node.stream_depth}"
-            else:
-                gain /= math.sqrt(node.stream_depth)
-                words += f": ÷ √{node.stream_depth}"
+                words += f", {why}: ÷ ∜{depth}"
+            elif depth > 1:
+                gain /= math.sqrt(depth)
+                words += f": ÷ √{depth}"
         return _of_gain(gain), f"{words}, {fan_in}"
 
     def _of_pool(self, node: ParameterNode, decision: Decision) -> Decision:
@@ -289,8 +293,10 @@ class _Chooser:
 
 
 def _endings(nodes: Sequence[ParameterNode]) -> dict[str, int]:
+    """Where batch norms end branches, how many branches follow one another: in a stream, or in one after the other."""
     normed = {node.name for node in nodes if any(op.target == "batch_norm" for op in node.ops)}
-    return {node.tamed_by: node.stream_depth for node in nodes if node.tamed_by in normed}
+    ending = [node for node in nodes if node.tamed_by in normed]
+    return {node.tamed_by: max(node.stream_depth, in_a_row(ending)) for node in ending}
 
 
 def _of_state(node: ParameterNode) -> str:

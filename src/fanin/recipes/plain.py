@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -33,6 +33,8 @@ class Plain:
     """See `plain_depth`."""
     chain: int
     """See `chain_depth`."""
+    trunk: int
+    """The same, where residual streams may lie between the weights: see `trunk_depth`."""
     last: int | None
     """The `ParameterNode.weight_depth` behind which no weight lies, in any net that was traced."""
     slope: float | None = None
@@ -44,9 +46,10 @@ class Plain:
     def of(cls, graph: Graph) -> Plain:
         """Look at every parameter."""
         nodes, depth, chain = list(graph), plain_depth(graph), chain_depth(graph)
-        slope = common_slope(nodes) if chain >= MIRRORED else None
+        trunk = chain or trunk_depth(nodes)
+        slope = common_slope(node for node in nodes if node.stream is None) if trunk >= MIRRORED else None
         last = max((node.weight_depth for node in nodes if node.is_weight), default=0) or None
-        return cls(depth, chain, last, slope, _running(nodes, depth) if slope is None else None)
+        return cls(depth, chain, trunk, last, slope, _running(nodes, depth) if slope is None else None)
 
     @property
     def is_deep(self) -> bool:
@@ -75,8 +78,10 @@ class Plain:
         return ScaledOrthogonal(gain), f"{words}; {self.depth} plain layers: orthogonal"
 
     def _mirrored(self, node: ParameterNode, gain: float, words: str, slope: float) -> Decision:
-        layers = f"{self.chain} plain layers of rectifiers"
-        if not self.depth:
+        layers = f"{self.trunk} plain layers of rectifiers"
+        if not self.chain:
+            layers = f"{self.trunk} layers of rectifiers between residual branches"
+        elif not self.depth:
             layers += " with norms"
         if node.weight_depth == 1:
             words = f"{words}; first of {layers}: its rows mirrored, so that they start as one linear map"
@@ -112,12 +117,32 @@ def chain_depth(graph: Graph) -> int:
     """
     if any(node.stream is not None or node.feedback or is_gate(node) for node in graph):
         return 0
-    weights = [node for node in graph if node.role in (Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE)]
-    if any({"softmax_q", "attention_value", "gate_value"}.intersection(activations_after(node)) for node in weights):
+    weights = _layers(graph)
+    if any(map(_multiplied, weights)):
         return 0
     if graph.source == "modules":  # streams are not known, and nets with norms mostly have some
         return 0 if any(map(is_normed, graph)) else len(weights)
     return max((node.weight_depth for node in weights), default=0)
+
+
+def trunk_depth(nodes: Iterable[ParameterNode]) -> int:
+    """How many weights outside of residual branches follow one another without a product or a recurrence; else 0.
+
+    As in ConvMixer, whose blocks are a residual branch and a layer that no skip goes around.
+    """
+    outside = [node for node in nodes if node.stream is None]
+    if any(node.feedback or is_gate(node) or _multiplied(node) for node in outside):
+        return 0
+    return len({node.weight_depth for node in _layers(outside)})
+
+
+def _layers(nodes: Iterable[ParameterNode]) -> list[ParameterNode]:
+    return [node for node in nodes if node.role in (Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE)]
+
+
+def _multiplied(node: ParameterNode) -> bool:
+    """Whether what a weight puts out is a factor, or goes into an attention."""
+    return not {"softmax_q", "attention_value", "gate_value"}.isdisjoint(activations_after(node))
 
 
 def _running(nodes: Sequence[ParameterNode], depth: int) -> Running | None:
