@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 import fanin
+from fanin import gains
 from fanin.fans import Axes, Fans
 from fanin.gains import gain
 from fanin.graph import Graph, ParameterNode, Role
@@ -246,6 +247,19 @@ def test_sigmoid_gets_its_centred_gain() -> None:
     scheme = planned(lambda: stack(10, nn.Sigmoid), 2, 16)["0.weight"].scheme
     assert isinstance(scheme, ScaledOrthogonal)
     assert scheme.gain == pytest.approx(4.801313, rel=1e-5)
+
+
+class Cosine(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cos(x)
+
+
+def test_cosines_do_not_make_gradients_explode() -> None:
+    """Their mean is larger than their spread, as the sigmoid's, but their slopes are larger yet."""
+    scheme = planned(lambda: stack(10, Cosine), 2, 16)["0.weight"].scheme
+    assert isinstance(scheme, ScaledOrthogonal)
+    assert scheme.gain == pytest.approx(gain("cos"), rel=1e-5)
+    assert scheme.gain**2 * gains.moments("cos").derivative_second_moment < 1
 
 
 def branched(norm: bool) -> nn.Sequential:

@@ -168,6 +168,27 @@ def beside_itself(y: torch.Tensor) -> torch.Tensor:
     return y[:2].flatten(0, 1)[:6] + by_index(y)
 
 
+def by_matrix(y: torch.Tensor) -> torch.Tensor:
+    """As by_index: who is whose neighbour stands in a matrix of zeros and ones."""
+    return torch.eye(6).repeat_interleave(5, dim=1) @ y.flatten(0, 1)
+
+
+def by_signs(y: torch.Tensor) -> torch.Tensor:
+    """Differences of pairs, which no common mean adds up in."""
+    return torch.tensor([[1.0, -1.0]]).repeat(6, 15) @ y.flatten(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("pool", "terms"),
+    [(by_matrix, 5), (lambda y: y[:2].flatten(0, 1)[:6] + by_matrix(y), 6), (by_signs, 1)],
+    ids=["neighbours", "beside itself", "differences"],
+)
+def test_sums_by_a_constant_matrix_divide_by_what_its_rows_add_up_to(
+    pool: Callable[[torch.Tensor], torch.Tensor], terms: int
+) -> None:
+    assert planned(lambda: DeepSet(pool), 3, 10, 16)["all.weight"].node.summed == terms
+
+
 @pytest.mark.parametrize(("pool", "terms"), [(by_index, 5), (scattered, 5), (reduced, 1), (beside_itself, 6)])
 def test_sums_by_index_divide_by_the_mean_degree(pool: Callable[[torch.Tensor], torch.Tensor], terms: int) -> None:
     plan = planned(lambda: DeepSet(pool), 3, 10, 16)

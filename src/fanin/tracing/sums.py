@@ -57,9 +57,9 @@ def _is_summed(value: Value) -> bool:
 def summed(signal: Value) -> int:
     """How many numbers were summed up into each of a signal's, where nothing but moves came since; 1 for any other.
 
-    Counted are sums over positions, and sums by index, as over the neighbours in a graph: of E edges into N nodes, E/N
-    on average, and one more where the node itself is added. The sum of a product of signals is none: attention weights
-    that pool add up to one, and masks leave some out.
+    Counted are sums over positions, and sums over the neighbours in a graph: by index, of E edges into N nodes, E/N on
+    average; by a constant matrix, what its rows add up to on average; and one more where the node itself is added. The
+    sum of a product of signals is none: attention weights that pool add up to one, and masks leave some out.
     """
     return max(round(_terms(signal, beside=True)), 1)
 
@@ -73,6 +73,8 @@ def _terms(signal: Value, *, beside: bool) -> float:
             return 1.0 if given is None or _is_product(given) else given.numel / max(value.numel, 1)
         if target in BY_INDEX:
             return _terms_by_index(producer)
+        if target in PAIRS:
+            return _row_sum(producer.of(PAIRS[target][0]))
         if target == "embedding_bag":
             return _in_bags(producer, _SUMMING)
         if beside and target == "add" and len(sides := activations_of(producer)) == 2:
@@ -91,6 +93,14 @@ def _terms_by_index(operation: Operation) -> float:
     if operation.target == "index_put" and not operation.arguments.get("accumulate"):
         return 1.0
     return added.numel / max(made.numel, 1) + (given is not None and is_activation(given))
+
+
+def _row_sum(matrix: Value | None) -> float:
+    """What the rows of a constant matrix add up to on average, as of one that says who is whose neighbour."""
+    numbers = matrix.constant if matrix is not None else None
+    if numbers is None or numbers.dim() < 2:
+        return 1.0
+    return float(numbers.double().sum(-1).mean())
 
 
 def _in_bags(operation: Operation, mode: int) -> float:
