@@ -262,6 +262,40 @@ def test_cosines_do_not_make_gradients_explode() -> None:
     assert scheme.gain**2 * gains.moments("cos").derivative_second_moment < 1
 
 
+@pytest.mark.parametrize(("branches", "width", "orthogonal"), [(2, 32, False), (4, 32, True), (4, 513, False)])
+def test_deep_nets_draw_orthogonal_matrices_of_the_same_size(branches: int, width: int, orthogonal: bool) -> None:
+    """From eight layers on, and up to 512 wide."""
+
+    def build() -> nn.Module:
+        return nn.Sequential(nn.Linear(16, width), *[Wide(width) for _ in range(branches)], nn.Linear(width, 4))
+
+    rows = [row for row in planned(build, 2, 16) if row.node.residual_last]
+    assert [isinstance(row.scheme, ScaledOrthogonal) for row in rows] == [orthogonal] * branches
+    assert all(row.std == pytest.approx(1 / math.sqrt(width * branches), rel=1e-6) for row in rows)
+
+
+class Wide(nn.Module):
+    """x + W relu(W norm(x))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        first, second = nn.Linear(width, width), nn.Linear(width, width)
+        self.f = nn.Sequential(nn.LayerNorm(width), first, nn.ReLU(), second)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.f(x)
+
+
+@pytest.mark.parametrize(("attends", "laws"), [(False, {ScaledOrthogonal}), (True, {VarianceScaling})])
+def test_deep_nets_that_attend_stay_gaussian(attends: bool, laws: set[type]) -> None:
+    def build() -> nn.Module:
+        attention = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True) if attends else nn.Identity()
+        return nn.Sequential(nn.Linear(16, 16), *[Wide(16) for _ in range(4)], attention, nn.Linear(16, 4))
+
+    rows = [row for row in planned(build, 2, 3, 16) if row.node.is_weight and not row.node.output]
+    assert {type(row.scheme) for row in rows if not row.node.axes.blocks} == laws
+
+
 def branched(norm: bool) -> nn.Sequential:
     return nn.Sequential(nn.Linear(8, 16), *[Branch(norm) for _ in range(9)], nn.Linear(16, 4))
 
@@ -815,7 +849,7 @@ def test_only_chains_of_gates_with_biases_start_open() -> None:
         return plan["gates.0.weight"].std
 
     assert gate(10) == pytest.approx(1 / 10 / math.sqrt(32))
-    assert gate(10, bias=False) == gate(2) == pytest.approx(gain("silu") / math.sqrt(32))
+    assert gate(10, bias=False) == pytest.approx(gate(2)) == pytest.approx(gain("silu") / math.sqrt(32))
 
 
 class Normed(nn.Module):

@@ -16,7 +16,7 @@ from fanin.recipes.branches import Branches, in_a_row
 from fanin.recipes.classic import beside_weights, for_each_block
 from fanin.recipes.following import following, frequency
 from fanin.recipes.kinks import Kinks
-from fanin.recipes.plain import Plain
+from fanin.recipes.plain import DEEP, Plain
 from fanin.recipes.products import Products
 from fanin.recipes.questions import (
     activations_after,
@@ -42,11 +42,13 @@ from fanin.schemes import (
     Normal,
     Ones,
     Orthogonal,
+    ScaledOrthogonal,
     Scheme,
     VarianceScaling,
     Zeros,
     xavier_normal,
 )
+from fanin.schemes.base import matrix_of
 
 HEAD = 1.0
 """Gain of an output layer: logits of unit variance cost half a nat at first; smaller ones lost most races."""
@@ -61,6 +63,11 @@ MOST_AVERAGED = 64
 
 MANY = 12
 """Branches that end in batch norms, from which on these start smaller. With six the races are even."""
+
+
+WIDE = 512
+"""The smaller side of a matrix, from which on it is drawn Gaussian in any net: orthogonal ones were raced at up to 64,
+their cost grows with its square, and what they do away with, fluctuations of 1/width in every layer, is small there."""
 
 
 @register("auto", sources=("he2015", "saxe2014", "balduzzi2017"))
@@ -88,6 +95,7 @@ def auto(graph: Graph) -> Plan:
         exponents=sum(map(makes_exponent, nodes)),
         branches=Branches.of(nodes, linear=plain.slope is not None),
         attends=any("softmax_q" in activations_after(node) for node in nodes),
+        layers=max((node.weight_depth for node in nodes if node.is_weight), default=0),
     )
     return Plan.of(graph, "auto", chooser.choose)
 
@@ -124,13 +132,15 @@ class _Chooser:
     """The residual branches without norms whose weights share their division."""
     attends: bool
     """Attention, which without positions takes its inputs for a set."""
+    layers: int
+    """How many weights lie on the longest way."""
 
     def choose(self, node: ParameterNode) -> tuple[Scheme, str]:
         gated, rectified = node.axes.blocks or self.gated_state, slope_behind(node) is not None
         if node.feeds_state and not (gated or rectified):
             return xavier_normal(), "input of a recurrence without gates: Xavier, so that it leaves the state room"
         if node.role in WEIGHTS:
-            return self.kinks.share(node, self._of_table(node, self._of_pool(node, for_each_block(node, self._weight))))
+            return self.kinks.share(node, self._of_table(node, self._of_pool(node, for_each_block(node, self._matrix))))
         if node.role == Role.BIAS and node.activation == "softplus" and node.stream is not None:
             return Keep(), "the bias of a rate, as in state-space models: kept as constructed"
         if node.role == Role.BIAS:
@@ -152,6 +162,21 @@ class _Chooser:
     def _bias(self, node: ParameterNode) -> tuple[Scheme, str]:
         weight = self.kinks.weights.get(node.name)
         return (Zeros(), "biases start at zero") if weight is None else self.kinks.bias(node, self.choose(weight)[0])
+
+    def _matrix(self, node: ParameterNode, activation: str | None) -> Decision:
+        """A weight by its rule; orthogonal in deep nets, where the fluctuations of Gaussian ones add up.
+
+        Not in those that attend, where races are even and matrices are large.
+        """
+        scheme, words = self._weight(node, activation)
+        deep = self.layers >= DEEP and not self.attends
+        inside = not (node.output or node.feeds_state or node.reparametrized or node.axes.groups > 1)
+        if not (deep and inside and isinstance(scheme, VarianceScaling)):
+            return scheme, words
+        if min(matrix_of(node.fans, node.shape, node.axes).flat) > WIDE:
+            return scheme, words
+        gain = float(f"{math.sqrt(scheme.scale):.12g}")
+        return ScaledOrthogonal(gain), f"{words}; {self.layers} layers deep: orthogonal"
 
     def _weight(self, node: ParameterNode, activation: str | None) -> tuple[Scheme, str]:
         fan_in = f"fan_in {node.fans.fan_in:g}"
