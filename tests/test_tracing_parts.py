@@ -439,3 +439,22 @@ def test_couplings_add_to_one_stream(both: bool, depth: int) -> None:
 def test_a_half_beside_something_else_is_a_stream_of_its_own() -> None:
     graph = trace(Couplings(5, both=False, forget=True), torch.zeros(3, 8))
     assert {node.stream_depth for node in graph if node.residual_last and node.is_weight} == {1}
+
+
+class Distances(nn.Module):
+    """Scores by content, and by what a layer makes of constants that were joined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.content, self.place, self.head = nn.Linear(8, 8), nn.Linear(2, 1), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, apart = self.content(x), torch.arange(5.0)[None] - torch.arange(5.0)[:, None]
+        scores = self.place(torch.stack([apart, apart.abs()], -1)).squeeze(-1)
+        return self.head((y @ y.transpose(1, 2) + scores).softmax(-1) @ y)
+
+
+def test_a_weight_that_takes_in_joined_constants_is_traced() -> None:
+    node = trace(Distances(), torch.zeros(3, 5, 8))["place.weight"]
+    assert node.evidence == "consumed by linear (weight) in place, then softmax"
+    assert not node.state_before

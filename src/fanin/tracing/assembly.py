@@ -280,7 +280,7 @@ class Assembler:
                 return next((kind for kind in _LAYER_STATES if kind in producer.target), "")
             if producer.target not in ("cat", "stack"):
                 return _STATES.get(producer.target, "") if self._is_state(value) else ""
-            value = activations_of(producer)[-1]
+            value = next(reversed(activations_of(producer)), None)  # none, where constants are joined
         return ""
 
     def _is_state(self, value: Value) -> bool:
