@@ -64,10 +64,9 @@ MOST_AVERAGED = 64
 MANY = 12
 """Branches that end in batch norms, from which on these start smaller. With six the races are even."""
 
-
 WIDE = 512
-"""The smaller side of a matrix, from which on it is drawn Gaussian in any net: orthogonal ones were raced at up to 64,
-their cost grows with its square, and what they do away with, fluctuations of 1/width in every layer, is small there."""
+"""The smaller side of a matrix, beyond which it is Gaussian in any net: orthogonal ones were raced at up to 64, their
+cost grows with its square, and what they do away with, fluctuations of 1/width in every layer, is small there."""
 
 
 @register("auto", sources=("he2015", "saxe2014", "balduzzi2017"))
