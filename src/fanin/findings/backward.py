@@ -31,14 +31,16 @@ SCORES = ("softmax_q", "softmax_k")
     "gradients that vanish",
     why="the first layers learn exponentially slower than the last",
     threshold="the loss's sensitivity to a relative change (‖gradient‖·RMS, which norms and rescaling do not change) "
-    "falls by six e-foldings from the last layer to the first; twelve are an error. Layer scales, which shut branches "
+    "falls by six e-foldings from the last layer to the first; twelve are an error. A weight that is used again and "
+    "again, as at every step of a recurrence, is judged by all of its uses together. Layer scales, which shut branches "
     "on purpose, are left out",
     remedy="give every weight the gain of the activation behind it",
     source="Glorot and Bengio 2010; Schoenholz et al. 2017 (arXiv:1611.01232)",
 )
 def vanishing(evidence: Evidence) -> Iterator[Finding]:
     """Sensitivity at the first layer against that at the last."""
-    ends = min(_ends(evidence), key=lambda found: found[1] / found[2], default=None)
+    together = ((layer, _of_all_calls(evidence, layer), last) for layer, _, last in _ends(evidence))
+    ends = min(together, key=lambda found: found[1] / found[2], default=None)
     if ends is not None and ends[1] * FAR < ends[2] and not _small_branches(evidence):
         layer, first, last = ends
         severity = Severity.ERROR if first * FAR**2 < last else Severity.WARNING
@@ -98,6 +100,12 @@ def _ends(evidence: Evidence) -> Iterator[tuple[LayerSignal, float, float]]:
         first, last = sensitivity(hidden[0]), sensitivity(behind[-1]) if behind else None
         if first is not None and last:
             yield hidden[0], first, last
+
+
+def _of_all_calls(evidence: Evidence, layer: LayerSignal) -> float:
+    """The sensitivity to a weight wherever it is used: its gradient is the sum over all uses, of any step."""
+    calls = [other for name in layer.weights[:1] for other in evidence.signals.readers(name)] or [layer]
+    return math.hypot(*(sensitivity(call) or 0.0 for call in calls))
 
 
 def _carried_ends(evidence: Evidence) -> Iterator[tuple[LayerSignal, float, float]]:
