@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -71,3 +75,55 @@ class Read(nn.Module):
 def test_what_the_first_step_alone_brings_may_be_lost(gain: float, found: bool) -> None:
     diagnosis = judged(lambda: Case(Read(gain), torch.randn(32, 16), classes(5, 32)))[1]
     assert bool(diagnosis.of("F402")) is found
+
+
+def gabor() -> Tensor:
+    """Filters of edges in eight directions: most of a kernel is next to zero, and its centre is not."""
+    line = torch.linspace(-1, 1, 7)
+    x, y = torch.meshgrid(line, line, indexing="ij")
+    turned = [x * math.cos(angle) + y * math.sin(angle) for angle in torch.linspace(0, 2.7, 8).tolist()]
+    return torch.stack([torch.exp(-3 * (x**2 + y**2)) * torch.cos(6 * along) for along in turned])[:, None] / 3
+
+
+def filtered(change: Callable[[Tensor], Any] | None = None) -> Case:
+    """A first convolution of written filters, one of which may be changed."""
+    first = nn.Conv2d(1, 8, 7, padding=3)
+    first.weight.data = gabor()
+    if change is not None:
+        change(first.weight.data)
+    layers = (first, nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return Case(nn.Sequential(*layers, nn.Linear(16, 5)), torch.randn(16, 1, 16, 16), classes(5, 16))
+
+
+def drawn_filters(size: int, change: Callable[[Tensor], Any]) -> Case:
+    model = nn.Sequential(nn.Conv2d(3, 16, size), nn.ReLU(), nn.Flatten(), nn.Linear(16 * (13 - size) ** 2, 5))
+    change(model[0].weight.data)
+    return Case(model, torch.randn(16, 3, 12, 12), classes(5, 16))
+
+
+def one_value(weight: Tensor) -> None:
+    weight[3, 0, 1, 2] = 5.0
+
+
+def test_the_form_of_written_filters_is_no_outlier() -> None:
+    assert not judged(filtered)[1].of("F106")
+
+
+@pytest.mark.parametrize("change", [one_value, lambda weight: weight[3].mul_(40.0)])
+def test_what_stands_out_among_filters_is(change: Callable[[Tensor], Any]) -> None:
+    assert judged(lambda: drawn_filters(3, change))[1].of("F106")
+    assert judged(lambda: drawn_filters(7, change))[1].of("F106")
+
+
+def upsampled(kernel: Tensor) -> Case:
+    """A transposed convolution with one kernel for each channel, which raises the resolution."""
+    raised = nn.ConvTranspose2d(16, 16, 4, 2, 1, groups=16, bias=False)
+    raised.weight.data.copy_(kernel)
+    layers = (nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), raised, nn.ReLU(), nn.Conv2d(16, 3, 3, padding=1))
+    return Case(nn.Sequential(*layers), torch.randn(8, 3, 16, 16))
+
+
+def test_channels_may_be_raised_by_one_bilinear_kernel() -> None:
+    side = torch.tensor([0.25, 0.75, 0.75, 0.25])
+    assert not serious(judged(lambda: upsampled(side[:, None] * side))[1])
+    assert serious(judged(lambda: upsampled(torch.full((4, 4), 0.25)))[1])

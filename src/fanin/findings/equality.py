@@ -31,8 +31,8 @@ NEARLY = 1e-5
     threshold="any two rows or columns equal in every bit, which random draws never are; an error from half of them "
     "on. Where other parameters or noise make the weight that is used, its units have to be equal too. Equal columns "
     "whose gradients differ are told apart by the first step: a warning, and a note where they read the model's "
-    "inputs, as kernels repeated over colours do; not where all weights of a unit are one number. Values that are one "
-    f"number to within {NEARLY:g} of it are an error too. Learned tokens "
+    "inputs, as kernels repeated over colours do, or raise the resolution of one channel each; not where all weights "
+    f"of a unit are one number. Values that are one number to within {NEARLY:g} of it are an error too. Learned tokens "
     "(latents, queries, prompts) only where their gradients are all the same too: where positions or targets tell "
     "them apart, they may start alike. Units of an output layer of zeros only where their gradients come in two or "
     "more sets of equally many that are the same, as those of the components of a mixture do. Positions that are one "
@@ -66,7 +66,8 @@ def equal_units(evidence: Evidence) -> Iterator[Finding]:
         edits = evidence.redraw(node.name)
         if not rows and _part(node, signal):
             words += ", with inputs behind them that differ, so that the first step tells them apart"
-            severity, edits = (Severity.NOTE, ()) if node.weight_depth <= 1 else (Severity.WARNING, edits)
+            meant = node.weight_depth <= 1 or _raises(node, signal)
+            severity, edits = (Severity.NOTE, ()) if meant else (Severity.WARNING, edits)
         elif rows and signal.grad_duplicate_rows:
             words += "; their gradients are equal too, so they stay equal"
         yield finding("F101", severity, node.name, words, edits=edits)
@@ -82,6 +83,11 @@ def _part(node: ParameterNode, signal: ParameterSignal) -> bool:
         return False
     # Behind a head of zeros no gradient tells; the model's own inputs differ.
     return signal.grad_duplicate_columns == 0 or (signal.grad_rms == 0 and node.weight_depth == 1)
+
+
+def _raises(node: ParameterNode, signal: ParameterSignal) -> bool:
+    """Whether one kernel with a form, such as the bilinear one, raises the resolution of each channel by itself."""
+    return node.axes.transposed and node.axes.groups == node.shape[0] and not signal.constant_rows
 
 
 def _equal_tokens(evidence: Evidence) -> Iterator[Finding]:

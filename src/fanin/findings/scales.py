@@ -33,6 +33,8 @@ SCALES = (1 / 3, 1.0, 2.0)
 """Of variances: torch's default for its layers, LeCun's and Xavier's, He's."""
 MANY = 256
 """Values: of fewer, standard deviations agree by chance."""
+WRITTEN = 0.5
+"""Of the units that equal another."""
 AGREES = 0.03
 """How near a std must be to a candidate; the sampling error of 2,000 normal values is 1.6 %."""
 
@@ -187,7 +189,8 @@ def misread(node: ParameterNode, signal: ParameterSignal) -> str:
     with in and out exchanged, or with the kernel's area left out.
     """
     shape = node.shape
-    if len(shape) < 2:
+    # What repeats one kernel was written, and what is written has a std that agrees with a rule by chance alone.
+    if len(shape) < 2 or max(signal.duplicate_rows, signal.duplicate_columns) > WRITTEN:
         return ""
     area = math.prod(shape[2:])
     fans = node.fans

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,6 +26,12 @@ _FEW = 64
 
 _ZEROS = 0.25
 """With more zeros the quartiles are those of zeros."""
+
+_KERNELS = 8
+"""Of fewer kernels the median of one place says little of it."""
+
+_MEDIAN = 1.4826022185056018
+"""A normal law's standard deviation over the median of its absolute values."""
 
 _DISTINCT = 256
 """Values that are compared with each other."""
@@ -60,6 +66,8 @@ def observe(entry: NamedParameter, node: ParameterNode) -> ParameterSignal:
     whole = torch.nan_to_num(values, 0.0, 0.0, 0.0) if scale.non_finite else values
     low, high = (float(bound) for bound in torch.aminmax(whole))
     blocks, bulks = _blocks(values, axes)
+    if max(bulk.outlier for bulk in bulks) > SIGMAS and _is_of_one_form(values, axes, bulks[0].std):
+        bulks = (replace(bulks[0], outlier=SIGMAS, tails=0.0),)
     return ParameterSignal(
         name=entry.name,
         shape=shape,
@@ -125,6 +133,23 @@ class _Bulk:
         sigma = (third - first) / _QUARTILES or float(ordered.std(correction=0))
         farthest = max(high - middle, middle - low) / sigma if sigma else 0.0
         return cls(sigma, farthest, _tails(values, middle, SIGMAS * sigma) if farthest > SIGMAS else 0.0)
+
+
+def _is_of_one_form(values: torch.Tensor, axes: Axes, std: float) -> bool:
+    """Whether what is far out of a kernel's bulk is so in most kernels at the same place: the form of a filter.
+
+    A filter that was written, or has learned, is large at its centre and next to nothing at its edges; what stands out
+    of a draw stands out of its own place too. Of few kernels nobody can say.
+    """
+    along = (*axes.batch_axis, *axes.in_axis, *axes.out_axis)
+    if axes.blocks or len(along) == values.ndim or not along:
+        return False
+    kernels = _vectors(values, along).double()
+    if len(kernels) < _KERNELS or kernels.shape[1] < 2:
+        return False
+    far = (kernels - kernels.median()).abs() > SIGMAS * std
+    usual = kernels.abs().median(0).values * _MEDIAN
+    return bool((kernels.abs() <= SIGMAS * usual)[far].all())
 
 
 def _tails(values: torch.Tensor, middle: float, distance: float) -> float:
