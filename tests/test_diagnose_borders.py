@@ -127,3 +127,23 @@ def test_channels_may_be_raised_by_one_bilinear_kernel() -> None:
     side = torch.tensor([0.25, 0.75, 0.75, 0.25])
     assert not serious(judged(lambda: upsampled(side[:, None] * side))[1])
     assert serious(judged(lambda: upsampled(torch.full((4, 4), 0.25)))[1])
+
+
+class Chained(nn.Module):
+    """The output layer's scores go through a sum over all ways of labels, as in the loss of a random field."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.out = nn.Linear(16, 32), nn.Linear(32, 5)
+        self.moves = nn.Parameter(torch.zeros(5, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.out(torch.tanh(self.enter(x)))
+        ways = scores[:, 0]
+        for step in range(1, x.shape[1]):
+            ways = torch.logsumexp(ways[:, :, None] + self.moves, 1) + scores[:, step]
+        return torch.logsumexp(ways, 1) - scores[:, :, 0].sum(1)
+
+
+def test_what_comes_behind_the_last_weight_is_the_losss_own() -> None:
+    assert not serious(judged(lambda: Case(Chained(), torch.randn(8, 12, 16), Tensor.mean))[1])

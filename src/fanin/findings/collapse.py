@@ -82,14 +82,21 @@ def _gates(evidence: Evidence, layer: LayerSignal) -> bool:
 
 
 def _last(evidence: Evidence) -> int:
-    """The last operation before the output layer: a head that starts at zero or with a bias says nothing of depth."""
+    """The last operation before the output layer: a head that starts at zero or with a bias says nothing of depth.
+
+    Where no weight is known for one, the last that is no mere sum: sums over all answers, as behind the last weight of a
+    random field, are a loss's and no signal's.
+    """
     nodes = evidence.graph
     outputs = [
         layer.index
         for layer in evidence.signals.layers
         if any(nodes[name].output and not nodes[name].norm_after for name in layer.weights)
     ]
-    return min(outputs) - 1 if outputs else len(evidence.signals.layers)
+    if outputs:
+        return min(outputs) - 1
+    carriers = evidence.signals.of_kind(*CARRIERS)
+    return max((layer.index for layer in carriers if layer.kind is not Kind.SUM or layer.stream is not None), default=0)
 
 
 def _theory(evidence: Evidence) -> str:
