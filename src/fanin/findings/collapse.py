@@ -84,8 +84,8 @@ def _gates(evidence: Evidence, layer: LayerSignal) -> bool:
 def _last(evidence: Evidence) -> int:
     """The last operation before the output layer: a head that starts at zero or with a bias says nothing of depth.
 
-    Where no weight is known for one, the last that is no mere sum: sums over all answers, as behind the last weight of a
-    random field, are a loss's and no signal's.
+    Where no weight is known for one, the last that is no mere sum: sums over all answers, as behind the last weight of
+    a random field, are a loss's and no signal's.
     """
     nodes = evidence.graph
     outputs = [
