@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fanin.diagnoses import Severity
 from judging import Case, classes, judged, serious
 
 
@@ -147,3 +148,89 @@ class Chained(nn.Module):
 
 def test_what_comes_behind_the_last_weight_is_the_losss_own() -> None:
     assert not serious(judged(lambda: Case(Chained(), torch.randn(8, 12, 16), Tensor.mean))[1])
+
+
+class Trunks(nn.Module):
+    """A policy and its critic, whose trunks may be copies."""
+
+    def __init__(self, *, copied: bool) -> None:
+        super().__init__()
+        self.policy, self.critic = (
+            nn.Sequential(nn.Linear(12, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, width))
+            for width in (4, 1)
+        )
+        if copied:
+            for place in (0, 2):
+                self.policy[place].load_state_dict(self.critic[place].state_dict())
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.policy(x), self.critic(x)
+
+
+def of_both(output: tuple[Tensor, Tensor]) -> Tensor:
+    return classes(4, 64)(output[0]) + output[1].square().mean()
+
+
+def test_two_trunks_that_are_copies_are_no_experts() -> None:
+    found = judged(lambda: Case(Trunks(copied=True), torch.randn(64, 12), of_both))[1].of("F102")
+    assert [(one.place, one.severity) for one in found] == [
+        ("policy.0.weight", Severity.WARNING),
+        ("policy.2.weight", Severity.WARNING),
+    ]
+    assert not serious(judged(lambda: Case(Trunks(copied=False), torch.randn(64, 12), of_both))[1])
+
+
+class Recommender(nn.Module):
+    """The rows of two tables side by side, before a few layers."""
+
+    def __init__(self, users: float, items: float, gain: float) -> None:
+        super().__init__()
+        self.user, self.item = nn.Embedding(200, 32), nn.Embedding(300, 32)
+        nn.init.normal_(self.user.weight, std=users)
+        nn.init.normal_(self.item.weight, std=items)
+        self.layers = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 1))
+        for layer in self.layers[::2]:
+            layer.get_parameter("weight").data *= gain
+
+    def forward(self, users: Tensor, items: Tensor) -> Tensor:
+        result: Tensor = self.layers(torch.cat([self.user(users), self.item(items)], -1))
+        return result
+
+
+@pytest.mark.parametrize(
+    ("users", "items", "gain", "found"), [(1e-6, 0.1, 1.0, False), (0.1, 1e-6, 1.0, False), (0.1, 1e-6, 20.0, True)]
+)
+def test_a_signal_starts_as_large_as_the_larger_table(users: float, items: float, gain: float, found: bool) -> None:
+    inputs = (torch.randint(200, (128,)), torch.randint(300, (128,)))
+    case = Case(Recommender(users, items, gain), inputs, lambda output: output.square().mean())
+    assert bool(judged(lambda: case)[1].of("F302")) is found
+
+
+def density(bias: float) -> Case:
+    """A rate by a softplus at the end, which a large bias keeps at zero."""
+    model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1), nn.Softplus())
+    nn.init.constant_(model[4].bias, bias)
+    return Case(model, torch.randn(128, 16), lambda output: (output - 0.5).square().mean())
+
+
+@pytest.mark.parametrize(("bias", "found"), [(-6.0, []), (-40.0, [("F303", "5")])])
+def test_a_bias_may_leave_nothing_of_a_rate(bias: float, found: list[tuple[str, str]]) -> None:
+    assert serious(judged(lambda: density(bias))[1]) == found
+
+
+class Amplified(nn.Module):
+    """What a layer puts out is made larger by the model's own code before it is bounded."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+        self.enter, self.middle, self.out = nn.Linear(20, 64), nn.Linear(64, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.middle(torch.relu(self.enter(x))) * self.factor
+        result: Tensor = self.out(hidden + torch.sin(hidden))
+        return result
+
+
+def test_what_the_code_amplifies_is_no_wrong_fan() -> None:
+    assert not judged(lambda: Case(Amplified(10.0), torch.randn(64, 20), classes(5, 64)))[1].of("F201")

@@ -106,7 +106,8 @@ class LayerSignal(Observation):
         zero: the share of values that are exactly 0.
         saturated: the share where the activation's slope is below a twentieth of its largest; None unless its range
             is bounded on a side.
-        dead: the share of units that are exactly 0 for everything that was seen; None unless it is an activation.
+        dead: the share of units that are exactly 0 for everything that was seen, of a softplus under ε of float32; None
+            unless it is an activation.
         stuck: the share of units that are saturated for everything that was seen; None with ``saturated``.
         seen: how many values of each unit were seen (samples × positions, subsampled): with few of them a healthy
             unit may look dead.

@@ -180,23 +180,33 @@ def exploding(evidence: Evidence) -> Iterator[Finding]:
     layers = [layer for layer in evidence.chain if layer.rms]
     if not evidence.plain or not start or not layers:
         return
-    largest = max(layers, key=lambda layer: layer.rms)
-    ratio = largest.rms / start
+    size, largest = max(((_of_weights(evidence, layer), layer) for layer in layers), key=lambda pair: pair[0])
+    ratio = size / start
     if ratio > LINE:
         severity = Severity.ERROR if ratio > FAR else Severity.WARNING
-        seen = f"RMS {largest.rms:.3g}, {ratio:.3g} times the input's"
+        seen = f"RMS {size:.3g}, {ratio:.3g} times the input's"
         yield finding("F302", severity, largest.name, seen, edits=redrawn_chain(evidence))
 
 
+def _of_weights(evidence: Evidence, layer: LayerSignal) -> float:
+    """The RMS of an output without the layer's own bias, which is no growth of what came in."""
+    biases = (name for name in layer.weights if evidence.graph[name].role is Role.BIAS)
+    power = layer.rms**2 - sum(evidence.signals.parameter(name).rms ** 2 for name in biases)
+    return max(math.sqrt(max(power, 0.0)), varying(layer))
+
+
 def _start(evidence: Evidence, whole: bool = False) -> float:
-    """The RMS of the first weight's input, from its output and its gain; of an embedding, its output's."""
+    """The RMS of the first weight's input, from its output and its gain; of embeddings, that of the largest output."""
+    looked_up = 0.0
     for layer in evidence.signals.layers:
-        if layer.kind == Kind.EMBEDDING and layer.rms:
-            return layer.rms
+        if layer.kind == Kind.EMBEDDING:
+            looked_up = max(looked_up, layer.rms)
+        elif looked_up and layer.kind in (Kind.WEIGHT, Kind.RECURRENT):
+            return looked_up
         gain = evidence.gain(layer) if layer.kind == Kind.WEIGHT else None
         if gain:
             return min((layer.rms if whole else varying(layer)) / gain, 1e30)
-    return 0.0
+    return looked_up
 
 
 def hidden_chain(evidence: Evidence) -> list[LayerSignal]:

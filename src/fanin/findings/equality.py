@@ -193,7 +193,7 @@ def _routed(evidence: Evidence, group: Sequence[str]) -> bool:
         ends += inside[-1:]
     beside = len(ends) == len(group) and len({layer.weight_depth for layer in ends}) == 1
     chosen = all((layer.grad_zero or 0.0) > UNCHOSEN for layer in ends)
-    return beside and (chosen or len({layer.shape for layer in ends}) > 1)
+    return beside and (chosen or len({layer.shape[:1] for layer in ends}) > 1)
 
 
 @register(

@@ -91,10 +91,14 @@ def _ratios(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) ->
 
 
 def _target(evidence: Evidence, node: ParameterNode, std: float) -> float:
-    """An output layer may be anything up to gain 1; what a branch ends in or a gate lets pass, without its depth."""
+    """An output layer may be anything up to gain 1; what a branch ends in or a gate lets pass, without its depth.
+
+    Before a function of the model's own that makes its input larger, a gain under 1 is advice, and no fan's.
+    """
+    one = 1 / math.sqrt(max(node.fans.fan_in, 1.0))
     if node.name in evidence.last or node.residual_last or node.gate == "factor":
-        return 1 / math.sqrt(max(node.fans.fan_in, 1.0))
-    return std
+        return one
+    return max(std, one) if node.captured is not None and evidence.plain else std
 
 
 def _rms(block: BlockSignal) -> float:

@@ -15,6 +15,8 @@ MOST_UNITS = 512
 _MOST_SAMPLES = 32
 _SLOPE = 0.05
 """An activation is saturated where its slope is below this part of its largest."""
+_NOTHING = 2.0**-23
+"""ε of float32. A softplus is never zero; of one that is less, the slope is as small, and nothing passes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ def units_of(sample: torch.Tensor, activation: str = "") -> Units:
     rows = sample.reshape(-1, sample.shape[-1])
     count = rows.shape[0]
     zeros = (rows == 0).sum(0)
+    idle = (rows < _NOTHING).sum(0) if activation == "softplus" else zeros
     rms = rows.square().mean(0).sqrt()
     mean = rows.mean(0)
     whole = torch.linalg.vector_norm(rms).clamp_min(torch.finfo(rms.dtype).tiny)
@@ -140,7 +143,7 @@ def units_of(sample: torch.Tensor, activation: str = "") -> Units:
         torch.linalg.vector_norm(rows - mean) / math.sqrt(count) / whole,
         rms.std(correction=0) / rms.mean().clamp_min(torch.finfo(rms.dtype).tiny),
         zeros.sum() / rows.numel(),
-        (zeros == count).sum() / zeros.numel(),
+        (idle == count).sum() / zeros.numel(),
     ]
     saturation = SATURATED.get(activation)
     if saturation is not None:
