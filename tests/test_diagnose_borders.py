@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fanin.diagnoses import Severity
-from judging import Case, classes, judged, serious
+from judging import Case, classes, judged, mended, serious
 
 
 class Unrolled(nn.Module):
@@ -234,3 +234,56 @@ class Amplified(nn.Module):
 
 def test_what_the_code_amplifies_is_no_wrong_fan() -> None:
     assert not judged(lambda: Case(Amplified(10.0), torch.randn(64, 20), classes(5, 64)))[1].of("F201")
+
+
+def frozen(name: str, change: Callable[[Tensor], Any]) -> Case:
+    """A frozen body whose values came from elsewhere, before a head that learns."""
+    body = nn.Sequential(nn.Linear(20, 64), nn.LayerNorm(64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+    with torch.no_grad():
+        change(body.get_parameter(name))
+    return Case(nn.Sequential(*body.requires_grad_(False), nn.Linear(64, 5)), torch.randn(64, 20), classes(5, 64))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "found"),
+    [
+        ("3.weight", lambda weight: weight[2].fill_(math.nan), "F104"),
+        ("3.weight", lambda weight: weight[2].fill_(1e9), "F105"),
+        ("1.weight", lambda weight: nn.init.normal_(weight, std=0.02), "F205"),
+        ("3.weight", lambda weight: weight[2].fill_(1e-40), ""),  # what weight decay leaves of units that died
+        ("3.weight", lambda weight: weight[2].fill_(9.0), ""),
+        ("1.weight", lambda weight: nn.init.normal_(weight, 0.2, 0.05), ""),  # as in the first layers of GPT-2
+    ],
+)
+def test_no_training_leaves_garbage_in_what_is_frozen(name: str, change: Callable[[Tensor], Any], found: str) -> None:
+    case, diagnosis = judged(lambda: frozen(name, change))
+    assert {code for code in diagnosis.codes if code in ("F104", "F105", "F205")} == ({found} if found else set())
+    assert not found or not serious(mended(case, diagnosis))
+
+
+class Added(nn.Module):
+    """A constant that is added to the output, where one is to be left out or moved."""
+
+    def __init__(self, values: Tensor) -> None:
+        super().__init__()
+        self.head = nn.Linear(20, 6)
+        self.register_buffer("values", values)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x) + self.values  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (torch.full((6,), 3e33), True),
+        (torch.tensor([1.0, 0.3, 2e20, 0.1, -7e25, 0.0]), True),
+        (torch.tensor([0.0, 0.0, -math.inf, 0.0, -1e9, 0.0]), False),
+        (torch.tensor([0.0, 0.0, torch.finfo(torch.float32).min, 0.0, -1e30, -1e4]), False),
+        (torch.tensor([0.0, 0.0, torch.finfo(torch.float32).max, 0.0, 1e15, 1e9]), False),  # for a minimum
+        (torch.tensor(1e30), False),  # a best value so far
+    ],
+)
+def test_what_no_sum_can_hold_is_no_constant(values: Tensor, found: bool) -> None:
+    diagnosis = judged(lambda: Case(Added(values), torch.randn(64, 20), lambda output: output.tanh().mean()))[1]
+    assert bool(diagnosis.of("F105")) is found

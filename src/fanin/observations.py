@@ -351,6 +351,7 @@ class BufferSignal(Observation):
         not_a_number: the share of values that are not a number.
         subnormal: the share of values that are too small to be normal numbers of its dtype.
         erasing: the largest absolute value over 1/ε that is no lowest number, with which masks are filled; 0 without.
+        highest: the same of the values over zero alone.
     """
 
     name: str
@@ -363,3 +364,4 @@ class BufferSignal(Observation):
     not_a_number: float = 0.0
     subnormal: float = 0.0
     erasing: float = 0.0
+    highest: float = 0.0

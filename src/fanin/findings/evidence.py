@@ -91,6 +91,17 @@ class Evidence:
             if not node.frozen and not signal.meta and signal.elements:
                 yield node, signal
 
+    def held(self) -> Iterator[tuple[ParameterNode, ParameterSignal]]:
+        """The weights, tables and norms' scales that have values and are frozen: trained elsewhere, or meant so.
+
+        What else is frozen may be a mask, or a number that someone chose.
+        """
+        for signal in self.signals.parameters:
+            node = self.graph[signal.name]
+            known = node.role in DRAWN or node.role is Role.NORM_SCALE
+            if known and node.frozen and not signal.meta and signal.elements:
+                yield node, signal
+
     def drawn(self) -> Iterator[tuple[ParameterNode, ParameterSignal]]:
         """Those of them that are drawn at random."""
         return ((node, signal) for node, signal in self.parameters() if node.role in DRAWN)

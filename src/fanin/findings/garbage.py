@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 
 from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.depth import LINE
@@ -27,7 +28,7 @@ SUBNORMAL = 1e-3
 )
 def not_finite(evidence: Evidence) -> Iterator[Finding]:
     """NaN or infinity in a parameter or in running statistics; NaN in another buffer, for masks hold infinities."""
-    for node, signal in evidence.parameters():
+    for node, signal in chain(evidence.parameters(), evidence.held()):
         if signal.non_finite:
             seen = f"{signal.non_finite:.2%} of the values are not finite"
             yield finding("F104", Severity.ERROR, node.name, seen, edits=_like_the_rest(evidence, node, signal))
@@ -108,19 +109,25 @@ def without_values(evidence: Evidence) -> Iterator[Finding]:
         yield finding("F109", Severity.ERROR, names[0], seen, edits=evidence.redraw(*names), places=names[1:])
 
 
+OVERFLOWING = 2.0**64
+"""Its square is over the highest number of float32: no norm, no loss and no optimizer can take it in."""
+
+
 @register(
     "F105",
     "uninitialized memory",
     why="the values are what the memory held before: a different model on every run",
-    threshold=f"a value over 2²³ (it erases what of unit size is added to it), or over {SUBNORMAL:.1%} subnormal; in a "
-    "buffer, both",
+    threshold=f"a value over 2²³ (it erases what of unit size is added to it), or over {SUBNORMAL:.1%} subnormal, "
+    f"unless it is frozen; in a buffer, both, or values over {OVERFLOWING:.2g}, whose squares float32 cannot hold, and "
+    "which no mask is: those are filled with what is far under zero",
     remedy="draw it anew",
 )
 def uninitialized(evidence: Evidence) -> Iterator[Finding]:
     """Absurdly large values, or subnormal ones."""
-    for node, signal in evidence.parameters():
+    for node, signal in chain(evidence.parameters(), evidence.held()):
         largest = max(abs(signal.min), abs(signal.max))
-        wide = signal.dtype != "float16"
+        # Decay shrinks what died in training until it is subnormal.
+        wide = signal.dtype != "float16" and not node.frozen
         if largest > ERASING:
             seen = f"values up to {largest:.3g}"
         elif wide and signal.subnormal > SUBNORMAL:
@@ -133,6 +140,8 @@ def uninitialized(evidence: Evidence) -> Iterator[Finding]:
         if buffer.subnormal > SUBNORMAL and buffer.erasing and buffer.dtype != "float16":
             seen = f"a buffer: {buffer.subnormal:.1%} of its values are subnormal, others up to {buffer.erasing:.3g}"
             yield finding("F105", Severity.ERROR, buffer.name, seen)
+        elif buffer.highest > OVERFLOWING and math.prod(buffer.shape) > 1:  # a single number may stand for none as yet
+            yield finding("F105", Severity.ERROR, buffer.name, f"a buffer: values up to {buffer.highest:.3g}")
 
 
 BULK = 64

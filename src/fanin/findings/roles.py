@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 
 from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.depth import subtracts_channels
@@ -92,14 +93,15 @@ SPREAD = 0.5
     why="the scale multiplies every normalized value: drawn like a weight it shuts units off and flips them",
     threshold="a mean outside of ½ … 2, more than an activation's gain asks for, or values on both sides of zero (an "
     "error where they are drawn around it, within a sampling error of three or half a standard deviation); zero "
-    "is right for a scale within a residual branch that receives a gradient, and where the model adds one to it; small "
+    "is right for a scale within a residual branch that receives a gradient, and where the model adds one to it; of a "
+    "frozen one, which was trained, only values around zero; small "
     f"ones that spread by over {SPREAD:g} of their mean, of norms that are added to each other, are a note",
     remedy="set it to one",
     source="Goyal et al. 2017 (arXiv:1706.02677) for the intended zero",
 )
 def norm_scale(evidence: Evidence) -> Iterator[Finding]:
     """Scales that were drawn, or are far from one."""
-    for node, signal in evidence.parameters():
+    for node, signal in chain(evidence.parameters(), evidence.held()):
         if node.role != Role.NORM_SCALE or node.name in evidence.norms or signal.non_finite:
             continue
         if 0.5 <= signal.mean <= 2 and signal.min > 0:
@@ -109,6 +111,8 @@ def norm_scale(evidence: Evidence) -> Iterator[Finding]:
         crossing = signal.min < 0 < signal.max and abs(signal.mean) < signal.std * max(
             0.5, 3 / math.sqrt(signal.elements)
         )
+        if node.frozen and not crossing:
+            continue  # training moves scales far from one, but not to around zero
         seen = f"mean {signal.mean:.3g}, std {signal.std:.3g}"
         if not crossing and _is_drawn_for_a_sum(evidence, node, signal):
             yield finding("F205", Severity.NOTE, node.name, f"{seen}: drawn, of a branch that is added to others")

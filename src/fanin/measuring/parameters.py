@@ -437,11 +437,12 @@ def observe_buffer(name: str, buffer: torch.Tensor) -> BufferSignal:
         non_finite=scale.non_finite,
         not_a_number=broken,
         subnormal=_subnormal(sample_flat(values, _QUARTILE_SAMPLE).to(values.dtype), values.dtype),
-        erasing=_erasing(values) if scale.max > ERASING else 0.0,
+        erasing=_largest(values.abs()) if scale.max > ERASING else 0.0,
+        highest=_largest(values) if scale.max > ERASING else 0.0,
     )
 
 
-def _erasing(values: torch.Tensor) -> float:
-    sizes = values.abs()
-    found = sizes[(sizes > ERASING) & (sizes < LOWEST)]
+def _largest(values: torch.Tensor) -> float:
+    """The largest of the values over 1/ε, without those that masks are filled with; 0 without any."""
+    found = values[(values > ERASING) & (values < LOWEST)]
     return float(found.max()) if found.numel() else 0.0
