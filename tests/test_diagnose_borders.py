@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fanin.diagnoses import Severity
 from judging import Case, classes, judged, mended, serious
@@ -287,3 +288,55 @@ class Added(nn.Module):
 def test_what_no_sum_can_hold_is_no_constant(values: Tensor, found: bool) -> None:
     diagnosis = judged(lambda: Case(Added(values), torch.randn(64, 20), lambda output: output.tanh().mean()))[1]
     assert bool(diagnosis.of("F105")) is found
+
+
+class Patches(nn.Module):
+    """Positions that are learned, before a layer that reads twice as many values as the last one made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Linear(12, 32)
+        self.places = nn.Parameter(torch.randn(1, 16, 32) * 0.5)
+        self.norm, self.up, self.down = nn.LayerNorm(32), nn.Linear(32, 64), nn.Linear(64, 32)
+        self.head = nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x) + self.places
+        x = x + self.down(functional.gelu(self.up(self.norm(x))))
+        result: Tensor = self.head(x.mean(1))
+        return result
+
+
+def patches(name: str, change: Callable[[Tensor], Any]) -> Case:
+    model = Patches()
+    with torch.no_grad():
+        change(model.get_parameter(name))
+    return Case(model, torch.randn(16, 16, 12), classes(5, 16))
+
+
+def sines(weight: Tensor) -> None:
+    angles = torch.arange(16.0)[:, None] * torch.exp(-torch.arange(16) * 0.6)
+    weight[0] = torch.cat([angles.sin(), angles.cos()], -1)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "found"),
+    [
+        ("places", lambda places: places[:, 9:].zero_(), ("F107", Severity.ERROR)),
+        ("places", lambda places: places[0, 3, 5].fill_(200.0), ("F106", Severity.ERROR)),
+        ("down.weight", lambda weight: weight[:, 32:].zero_(), ("F107", Severity.WARNING)),
+        ("patch.weight", lambda weight: weight[:, 8:].zero_(), ("F107", Severity.NOTE)),  # inputs that come later
+    ],
+)
+def test_a_part_of_positions_or_of_inputs_stands_out(
+    name: str, change: Callable[[Tensor], Any], found: tuple[str, Severity]
+) -> None:
+    case, diagnosis = judged(lambda: patches(name, change))
+    parts = [one for one in diagnosis.findings if one.place == name and one.code in ("F101", "F106", "F107")]
+    assert [(one.code, one.severity) for one in parts] == [found]
+    assert not serious(mended(case, diagnosis))
+
+
+@pytest.mark.parametrize("change", [sines, Tensor.zero_, lambda places: places[:, 0].zero_()])
+def test_positions_may_be_sines_and_zeros(change: Callable[[Tensor], Any]) -> None:
+    assert not judged(lambda: patches("places", change))[1].findings

@@ -248,6 +248,8 @@ class ParameterSignal(Observation):
             axis with the most; where it is 0, all units compute something else, whatever this parameter holds.
         duplicate_rows: the share of rows (output units) that equal an earlier row bit for bit; over all experts.
         duplicate_columns: the share of columns (input units) that equal an earlier column.
+        zero_columns: the share of columns that are zero throughout.
+        zero_vectors: the share of vectors along the last axis that are.
         constant_rows: whether columns repeat because each unit's weights, its kernel included, are one number.
         equal_vectors: whether the vectors along the last axis are all the same along the axis before it, bit for bit:
             the tokens of a set, the rows of a matrix.
@@ -295,6 +297,8 @@ class ParameterSignal(Observation):
     effective_duplicates: float | None = None
     duplicate_rows: float = 0.0
     duplicate_columns: float = 0.0
+    zero_columns: float = 0.0
+    zero_vectors: float = 0.0
     constant_rows: bool = False
     equal_vectors: bool = False
     duplicate_slices: float = 0.0

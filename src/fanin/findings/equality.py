@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.evidence import DRAWN, FORMING, Evidence
-from fanin.findings.garbage import zero_rows
+from fanin.findings.garbage import zero_columns, zero_rows
 from fanin.findings.registry import finding, register
 from fanin.graph import ParameterNode, Role
 from fanin.observations import ParameterSignal
@@ -45,7 +45,7 @@ def equal_units(evidence: Evidence) -> Iterator[Finding]:
     yield from _equal_tokens(evidence)
     yield from _equal_outputs(evidence)
     for node, signal in evidence.drawn():
-        if not signal.rms or signal.non_finite or zero_rows(node, signal):
+        if not signal.rms or signal.non_finite or zero_rows(node, signal) or zero_columns(node, signal):
             continue
         if signal.repeats > 1 or _side_shards(node, signal):
             continue

@@ -162,7 +162,7 @@ standard deviation by less than 15 %."""
 )
 def outliers(evidence: Evidence) -> Iterator[Finding]:
     """Values far outside of the bulk."""
-    for node, signal in evidence.drawn():
+    for node, signal in _drawn(evidence):
         # Zeros and few values leave no bulk.
         judged = signal.zero <= 0.25 and not signal.constant and signal.elements >= BULK
         if judged and signal.outlier > SIGMAS and max(abs(signal.min), abs(signal.max)) <= ERASING:
@@ -183,17 +183,46 @@ def _without_tails(signal: ParameterSignal) -> Scheme:
     "F107",
     "a part that was never written",
     why="units whose weights are zero compute nothing, and learn late or never",
-    threshold="at least 2 whole rows are zero while others are drawn, and they are no named block",
+    threshold="at least 2 whole rows are zero while others are drawn, and they are no named block; or 2 positions of a "
+    "table. At least 2 whole columns are a warning: what they read is left out at first; and a note where they read "
+    "the model's inputs, of which new ones may be meant to come in later",
     remedy="draw the whole tensor",
     source="mosaicml/llm-foundry#1820",
 )
 def partly_written(evidence: Evidence) -> Iterator[Finding]:
-    """Rows of zeros beside rows that were drawn."""
-    for node, signal in evidence.drawn():
-        if zero_rows(node, signal) >= 2 and not FORMING.intersection(node.reparametrized):
-            share = signal.zero
-            seen = f"{share:.0%} of the values are exactly zero, in whole rows"
-            yield finding("F107", Severity.ERROR, node.name, seen, edits=evidence.redraw(node.name))
+    """Rows or columns of zeros beside those that were drawn."""
+    for node, signal in _drawn(evidence):
+        if FORMING.intersection(node.reparametrized):
+            continue
+        seen = f"{signal.zero:.0%} of the values are exactly zero, in whole "
+        if zero_rows(node, signal) >= 2 or _zero_places(node, signal) >= 2:
+            yield finding("F107", Severity.ERROR, node.name, f"{seen}rows", edits=evidence.redraw(node.name))
+        elif zero_columns(node, signal) >= 2:
+            inner = node.weight_depth > 1
+            edits = evidence.redraw(node.name) if inner else ()
+            severity = Severity.WARNING if inner else Severity.NOTE
+            yield finding("F107", severity, node.name, f"{seen}columns (inputs)", edits=edits)
+
+
+def _drawn(evidence: Evidence) -> Iterator[tuple[ParameterNode, ParameterSignal]]:
+    """What is drawn at random, and tables of positions, which may be written, but whole and without outliers."""
+    for node, signal in evidence.parameters():
+        if node.role in DRAWN or (node.role is Role.POSITION and len(node.shape) > 1):
+            yield node, signal
+
+
+def _zero_places(node: ParameterNode, signal: ParameterSignal) -> int:
+    """How many positions of a table are zero, if not all."""
+    places = round(signal.zero_vectors * math.prod(node.shape[:-1]))
+    return places if node.role is Role.POSITION and signal.rms else 0
+
+
+def zero_columns(node: ParameterNode, signal: ParameterSignal) -> int:
+    """How many columns of a weight are zero, when these explain all columns that are equal, and are not all; else 0."""
+    columns = math.prod(node.shape[axis] for axis in (*node.axes.batch_axis, *node.axes.in_axis))
+    zeros = round(signal.zero_columns * columns)
+    explained = abs(signal.duplicate_columns * columns - (zeros - 1)) < 0.5
+    return zeros if node.is_weight and 2 <= zeros < columns and explained else 0
 
 
 def zero_rows(node: ParameterNode, signal: ParameterSignal) -> int:

@@ -65,6 +65,7 @@ def observe(entry: NamedParameter, node: ParameterNode) -> ParameterSignal:
     columns = _duplicates(values, axes, axes.in_axis)
     whole = torch.nan_to_num(values, 0.0, 0.0, 0.0) if scale.non_finite else values
     low, high = (float(bound) for bound in torch.aminmax(whole))
+    zeros = zero_share(values)
     blocks, bulks = _blocks(values, axes)
     if max(bulk.outlier for bulk in bulks) > SIGMAS and _is_of_one_form(values, axes, bulks[0].std):
         bulks = (replace(bulks[0], outlier=SIGMAS, tails=0.0),)
@@ -77,13 +78,15 @@ def observe(entry: NamedParameter, node: ParameterNode) -> ParameterSignal:
         rms=scale.rms,
         min=low,
         max=high,
-        zero=zero_share(values),
+        zero=zeros,
         non_finite=scale.non_finite,
         outlier=max(bulk.outlier for bulk in bulks),
         tail_power=sum(bulk.tails for bulk in bulks) / power if power else 0.0,
         subnormal=_subnormal(finite, values.dtype),
         duplicate_rows=_duplicates(values, axes, axes.out_axis),
         duplicate_columns=columns,
+        zero_columns=_zero_vectors(values, (*axes.batch_axis, *axes.in_axis)) if columns else 0.0,
+        zero_vectors=_zero_vectors(values, tuple(range(values.ndim - 1))) if zeros and values.ndim > 1 else 0.0,
         constant_rows=columns > 0 and _has_constant_rows(values, axes),
         equal_vectors=_is_one_vector(values, 0.0),
         duplicate_slices=duplicate_share(values, axes.batch_axis) if axes.batch_axis else 0.0,
@@ -194,6 +197,12 @@ def _duplicates(values: torch.Tensor, axes: Axes, of: tuple[int, ...]) -> float:
     if not of or values.ndim < 2:
         return 0.0
     return duplicate_share(values, (*axes.batch_axis, *of))
+
+
+def _zero_vectors(values: torch.Tensor, along: tuple[int, ...]) -> float:
+    """The share of the vectors along some axes that are zero throughout."""
+    empty = _vectors(values, along) == 0
+    return float(empty.all(1).double().mean())
 
 
 def _has_constant_rows(values: torch.Tensor, axes: Axes) -> bool:
