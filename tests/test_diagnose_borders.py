@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fanin.diagnoses import Severity
+from fanin.graph import Role
 from judging import Case, classes, judged, mended, serious
 
 
@@ -340,3 +341,30 @@ def test_a_part_of_positions_or_of_inputs_stands_out(
 @pytest.mark.parametrize("change", [sines, Tensor.zero_, lambda places: places[:, 0].zero_()])
 def test_positions_may_be_sines_and_zeros(change: Callable[[Tensor], Any]) -> None:
     assert not judged(lambda: patches("places", change))[1].findings
+
+
+class Annotated(nn.Module):
+    """A layer norm as the Annotated Transformer writes it: the scale multiplies before the division."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma, self.beta = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gamma * (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-6) + self.beta
+
+
+def annotated(std: float) -> Case:
+    model = nn.Sequential(nn.Linear(20, 64), Annotated(64), nn.ReLU(), nn.Linear(64, 64), Annotated(64), nn.ReLU())
+    if std:
+        nn.init.normal_(model[1].gamma, std=std)
+    return Case(nn.Sequential(*model, nn.Linear(64, 5)), torch.randn(64, 20), classes(5, 64))
+
+
+def test_a_norm_may_scale_before_it_divides() -> None:
+    case, diagnosis = judged(lambda: annotated(0.02))
+    roles = {node.name: node.role for node in diagnosis.signals.graph}
+    assert (roles["1.gamma"], roles["1.beta"]) == (Role.NORM_SCALE, Role.NORM_SHIFT)
+    assert ("F205", "1.gamma") in serious(diagnosis)
+    assert not serious(mended(case, diagnosis))
+    assert not serious(judged(lambda: annotated(0.0))[1])

@@ -1,11 +1,12 @@
-"""Normalizations that are written out by hand: ``x * rsqrt(mean(x²) + ε)``, ``x / ‖x‖``, ``(x − mean) / √var``."""
+"""Normalizations that are written out by hand: ``x * rsqrt(mean(x²) + ε)``, ``x / ‖x‖``, ``γ (x − mean) / √var``."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fanin.tracing.dataflow import Flow, is_activation
-from fanin.tracing.records import Operation, Value
+from fanin.tracing.records import Operation, Space, Value
 from fanin.tracing.vocabulary import POINTWISE, PRODUCTS, REDUCTIONS, ROOTS, VIEWS
 
 _LONGEST = 16
@@ -14,11 +15,12 @@ _MORE = frozenset({"amax", "stack", "var_mean", "std_mean"})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HandNorm:
-    """One normalization: its operations, where the signal enters, and where it leaves."""
+    """One normalization: its operations, where the signal enters and leaves, and what scales it before it is divided."""
 
     operations: frozenset[int]
     entry: Value
     exit: Value
+    scaling: frozenset[int]
 
 
 def find_norms(flow: Flow) -> dict[int, HandNorm]:
@@ -38,12 +40,24 @@ def _norm_at(flow: Flow, operation: Operation) -> HandNorm | None:
         return None
     pairs = [(first, second)] if operation.target == "div" else [(first, second), (second, first)]
     for signal, scale in pairs:
-        roots, centring = _roots(signal)
-        inside = _statistic(scale, {value.id for value in roots})
-        if inside is not None:
-            indices = {operation.index, *inside, *centring}
-            return HandNorm(frozenset(indices), roots[-1], operation.output)
+        for start, scaling in _unscaled(signal):
+            roots, centring = _roots(start)
+            inside = _statistic(scale, {value.id for value in roots})
+            if inside is not None:
+                indices = {operation.index, *inside, *centring, *scaling}
+                return HandNorm(frozenset(indices), roots[-1], operation.output, frozenset(scaling))
     return None
+
+
+def _unscaled(signal: Value) -> Iterator[tuple[Value, set[int]]]:
+    """A signal as it is, and what it is before a learned scale multiplies it, with the operation that does."""
+    yield signal, set()
+    producer = signal.producer
+    if producer is None or producer.target != "mul":
+        return
+    given = {value.id: value for _, value in producer.inputs}.values()
+    if any(value.space == Space.WEIGHT for value in given):
+        yield from ((value, {producer.index}) for value in given if is_activation(value))
 
 
 def _roots(signal: Value) -> tuple[list[Value], set[int]]:

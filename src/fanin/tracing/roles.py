@@ -174,7 +174,9 @@ def _role_in_scaling(walker: Walker, use: Use) -> Role:
     others = [value for name, value in use.operation.inputs if is_activation(value) and name != "self"] + [
         value for name, value in use.operation.inputs if is_activation(value)
     ]
-    if others and _is_norm_output(walker, others[0]) and not _scales_wholly(use):
+    index = use.operation.index
+    inside = index in walker.norms and index in walker.norms[index].scaling
+    if (inside or (others and _is_norm_output(walker, others[0]))) and not _scales_wholly(use):
         return Role.NORM_SCALE
     ends = walker.ahead(use.operation.output, through_products=True)
     if any(end.kind == "residual" and not end.passage.bent and not end.passage.gated for end in ends):
