@@ -368,3 +368,36 @@ def test_a_norm_may_scale_before_it_divides() -> None:
     assert ("F205", "1.gamma") in serious(diagnosis)
     assert not serious(mended(case, diagnosis))
     assert not serious(judged(lambda: annotated(0.0))[1])
+
+
+class BesideOne(nn.Module):
+    """An RMS norm whose scale is what its parameter has over one, as Gemma's."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * (1 + self.scale)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "found"),
+    [
+        (0.0, 0.0, []),
+        (0.0, 0.3, []),
+        (4.0, 1.0, []),
+        (-0.7, 0.0, [Severity.WARNING]),
+        (-1.0, 0.0, [Severity.ERROR]),
+    ],
+)
+def test_a_scale_beside_one_is_judged_with_it(mean: float, std: float, found: list[Severity]) -> None:
+    def build() -> Case:
+        norm = BesideOne(64)
+        nn.init.normal_(norm.scale, mean, std)
+        layers = (nn.Linear(20, 64), norm, nn.ReLU(), nn.Linear(64, 64), BesideOne(64), nn.ReLU(), nn.Linear(64, 5))
+        return Case(nn.Sequential(*layers), torch.randn(64, 20), classes(5, 64))
+
+    case, diagnosis = judged(build)
+    assert [one.severity for one in diagnosis.of("F205")] == found
+    assert not found or not serious(mended(case, diagnosis))

@@ -93,7 +93,8 @@ SPREAD = 0.5
     why="the scale multiplies every normalized value: drawn like a weight it shuts units off and flips them",
     threshold="a mean outside of ½ … 2, more than an activation's gain asks for, or values on both sides of zero (an "
     "error where they are drawn around it, within a sampling error of three or half a standard deviation); zero "
-    "is right for a scale within a residual branch that receives a gradient, and where the model adds one to it; of a "
+    "is right for a scale within a residual branch that receives a gradient, and where the model adds one to it, which "
+    "is at fault where that leaves under ½; of a "
     "frozen one, which was trained, only values around zero; small "
     f"ones that spread by over {SPREAD:g} of their mean, of norms that are added to each other, are a note",
     remedy="set it to one",
@@ -105,6 +106,9 @@ def norm_scale(evidence: Evidence) -> Iterator[Finding]:
         if node.role != Role.NORM_SCALE or node.name in evidence.norms or signal.non_finite:
             continue
         if 0.5 <= signal.mean <= 2 and signal.min > 0:
+            continue
+        if "add" in node.reparametrized and not node.frozen:
+            yield from _beside_one(node, signal)
             continue
         if _one_is_added(evidence, node, signal) or _opens(evidence, node, signal):
             continue
@@ -119,6 +123,14 @@ def norm_scale(evidence: Evidence) -> Iterator[Finding]:
             continue
         severity = Severity.ERROR if crossing or not signal.rms else Severity.WARNING
         yield finding("F205", severity, node.name, seen, edits=(Edit(node.name, Ones()),))
+
+
+def _beside_one(node: ParameterNode, signal: ParameterSignal) -> Iterator[Finding]:
+    """A scale to which the model adds one, of which that leaves next to nothing; training may make it large."""
+    if 1 + signal.mean < 0.5:
+        severity = Severity.ERROR if 1 + signal.max <= 0 else Severity.WARNING
+        seen = f"mean {signal.mean:.3g}, to which the model adds 1"
+        yield finding("F205", severity, node.name, seen, edits=(Edit(node.name, Zeros()),))
 
 
 def _is_drawn_for_a_sum(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> bool:

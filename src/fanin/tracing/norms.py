@@ -15,7 +15,7 @@ _MORE = frozenset({"amax", "stack", "var_mean", "std_mean"})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HandNorm:
-    """One normalization: its operations, where the signal enters and leaves, and what scales it before it is divided."""
+    """One normalization: its operations, where the signal enters and leaves, and what scales it before that."""
 
     operations: frozenset[int]
     entry: Value
