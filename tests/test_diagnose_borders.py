@@ -401,3 +401,29 @@ def test_a_scale_beside_one_is_judged_with_it(mean: float, std: float, found: li
     case, diagnosis = judged(build)
     assert [one.severity for one in diagnosis.of("F205")] == found
     assert not found or not serious(mended(case, diagnosis))
+
+
+class Packed(nn.Module):
+    """Queries, keys and values of one layer, whose bias may drown them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.qkv, self.out = nn.LayerNorm(32), nn.Linear(32, 96), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.qkv(self.norm(x)).view(*x.shape[:2], 3, 4, 8).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(*parts)
+        result: Tensor = self.out(mixed.transpose(1, 2).flatten(2).mean(1))
+        return result
+
+
+@pytest.mark.parametrize(("std", "found"), [(0.2, False), (20.0, True)])
+def test_a_packed_bias_may_drown_queries_keys_and_values(std: float, found: bool) -> None:
+    def build() -> Case:
+        model = Packed()
+        nn.init.normal_(model.qkv.bias, std=std)
+        return Case(model, torch.randn(16, 12, 32), classes(5, 16))
+
+    case, diagnosis = judged(build)
+    assert (("F208", "qkv.bias") in serious(diagnosis)) is found
+    assert not serious(mended(case, diagnosis))

@@ -324,7 +324,7 @@ def large_bias(evidence: Evidence) -> Iterator[Finding]:
     for node, signal in evidence.parameters():
         # A bias of exactly one opens a gate: in spatial gating units and highways.
         opened = signal.constant and signal.mean == 1
-        gates = node.axes.blocks or opened or SHIFTED.intersection((node.activation, *node.reparametrized))
+        gates = _has_gates(node) or opened or SHIFTED.intersection((node.activation, *node.reparametrized))
         if node.role not in (Role.BIAS, Role.NORM_SHIFT) or gates or node.output or signal.rms < 0.5:
             continue
         for layer in evidence.signals.readers(node.name):
@@ -340,6 +340,11 @@ def large_bias(evidence: Evidence) -> Iterator[Finding]:
                     severity, seen = Severity.NOTE, f"{seen}; the norm behind it takes it away"
                 yield finding("F208", severity, node.name, seen, edits=(Edit(node.name, Zeros()),))
                 break
+
+
+def _has_gates(node: ParameterNode) -> bool:
+    """Whether a packed bias is of more than queries, keys and values: of gates, which a bias opens or shuts."""
+    return not {block.name for block in node.axes.blocks} <= {"q", "k", "v"}
 
 
 def _is_taken_away(evidence: Evidence, layer: LayerSignal) -> bool:
