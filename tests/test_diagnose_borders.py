@@ -427,3 +427,33 @@ def test_a_packed_bias_may_drown_queries_keys_and_values(std: float, found: bool
     case, diagnosis = judged(build)
     assert (("F208", "qkv.bias") in serious(diagnosis)) is found
     assert not serious(mended(case, diagnosis))
+
+
+class Neighbours(nn.Module):
+    """Attention over the nodes of a graph: scores are sums for pairs of nodes, and the softmax is not over the last."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.enter, self.out = nn.Linear(16, 32, bias=False), nn.Linear(32, 7)
+        self.left, self.right = (nn.Parameter(torch.randn(1, 4, 8) * std) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.enter(x).view(len(x), 4, 8)
+        ends = [(heads * side).sum(-1) for side in (self.left, self.right)]
+        scores = functional.leaky_relu(ends[0][:, None] + ends[1][None], 0.2)
+        mixed = torch.einsum("ijk,jkh->ikh", scores.softmax(1), heads)
+        result: Tensor = self.out(functional.elu(mixed.flatten(1)))
+        return result
+
+
+@pytest.mark.parametrize(("std", "found"), [(0.3, False), (20.0, True)])
+def test_attention_over_pairs_may_be_one_hot(std: float, found: bool) -> None:
+    case, diagnosis = judged(lambda: Case(Neighbours(std), torch.randn(60, 16), classes(7, 60)))
+    assert bool(diagnosis.of("F308")) is found
+    assert not serious(mended(case, diagnosis))
+
+
+def test_a_softmax_over_the_classes_of_places_is_no_attention() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 1), nn.Softmax(1), nn.Conv2d(8, 4, 1))
+    model[2].weight.data *= 100
+    assert not judged(lambda: Case(model, torch.randn(4, 3, 12, 12)))[1].of("F308")

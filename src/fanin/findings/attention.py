@@ -123,6 +123,8 @@ def _product(evidence: Evidence, layer: LayerSignal) -> float:
 def _smaller_queries(evidence: Evidence, layer: LayerSignal, spread: float) -> tuple[Edit, ...]:
     """Edits of the weights of queries and keys."""
     names = _scores(evidence, layer)
+    if not names:
+        return _smaller_factors(evidence, layer, spread)
     edits = evidence.redraw(*names)
     # The recommended weights may leave the scores large: where nothing divides them by √width, queries have to.
     left = spread * math.prod(_change(evidence, name) for name in names)
@@ -135,6 +137,17 @@ def _smaller_queries(evidence: Evidence, layer: LayerSignal, spread: float) -> t
     beside = dict.fromkeys(name for reader in evidence.signals.readers(first.pattern) for name in reader.weights)
     biases = (Edit(name, Zeros()) for name in beside if evidence.graph[name].role == Role.BIAS)
     return (*(smaller if edit is first else edit for edit in edits), *biases)
+
+
+def _smaller_factors(evidence: Evidence, layer: LayerSignal, spread: float) -> tuple[Edit, ...]:
+    """Edits of the vectors that signals are multiplied with to make scores of them, where no weight does."""
+    factors: list[str] = []
+    for earlier in reversed(evidence.signals.layers[: layer.index]):
+        if earlier.kind is Kind.WEIGHT:
+            break
+        if earlier.target == "mul":
+            factors += [name for name in earlier.weights if len(evidence.graph[name].shape) > 1]
+    return tuple(Edit(name, Normal(evidence.signals.parameter(name).rms / spread)) for name in factors)
 
 
 def _change(evidence: Evidence, name: str) -> float:

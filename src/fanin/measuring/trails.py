@@ -31,8 +31,8 @@ class Trail:
         weights: the parameters it is made of, when no activation has come in yet.
         parameter: whether it is made of parameters only: a weight on its way through reparametrizations.
         tower: the number of the first weight on its longest path.
-        scores: whether it is a product of two signals, or one number for each place, since the last weight: what a
-            softmax over it makes is attention, and no choice of classes.
+        scores: whether it is a product of two signals, a sum for each pair of their places, or one number for each
+            place, since the last weight: what a softmax over it makes is attention, and no choice of classes.
         stream: the residual stream that it is, from 0.
         stream_depth: how many branches that stream has received.
         stream_start: RMS of the stream before its first branch.

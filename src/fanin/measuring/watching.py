@@ -195,7 +195,7 @@ class Watch(TorchFunctionMode):
             return
         self.enter_tower(trail)
         kind = _kind_of(kind, name, trails, outputs[0]) or (Kind.OTHER if beside is not None else None)
-        trail.scores = _are_scores(kind, trails, trail, outputs[0])
+        trail.scores = _are_scores(kind, trails, trail, args, outputs[0])
         if kind is None and _near_the_end(name, trail, outputs[0]):
             kind = Kind.OTHER
         if before is not None:
@@ -370,12 +370,21 @@ def _kind_of(kind: Kind | None, name: str, trails: list[Trail], output: torch.Te
     return kind
 
 
-def _are_scores(kind: Kind | None, trails: list[Trail], trail: Trail, output: torch.Tensor) -> bool:
+def _are_scores(
+    kind: Kind | None, trails: list[Trail], trail: Trail, args: tuple[Any, ...], output: torch.Tensor
+) -> bool:
     if kind in (Kind.WEIGHT, Kind.EMBEDDING, Kind.RECURRENT):
         return output.ndim > 1 and output.shape[unit_axis(trail, output.ndim)] == 1
-    if kind is Kind.PRODUCT:
+    if kind is Kind.PRODUCT or (kind is Kind.SUM and _is_of_pairs(args, output)):
         return True
     return kind is not Kind.ATTENTION and any(one.scores for one in trails)
+
+
+def _is_of_pairs(args: tuple[Any, ...], output: torch.Tensor) -> bool:
+    """Whether a sum of two signals has a number for each pair of their places, as the scores between nodes."""
+    sides = [item for item in args[:2] if isinstance(item, torch.Tensor)]
+    signals = [side for side in sides if (trail := trail_of(side)) is not None and not trail.parameter]
+    return len(signals) == 2 and all(side.numel() < output.numel() for side in signals)
 
 
 def _near_the_end(name: str, trail: Trail, output: torch.Tensor) -> bool:
