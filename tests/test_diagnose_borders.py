@@ -457,3 +457,37 @@ def test_a_softmax_over_the_classes_of_places_is_no_attention() -> None:
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 1), nn.Softmax(1), nn.Conv2d(8, 4, 1))
     model[2].weight.data *= 100
     assert not judged(lambda: Case(model, torch.randn(4, 3, 12, 12)))[1].of("F308")
+
+
+class InUnits(nn.Module):
+    """A weight in a unit of its own: the code, or a norm behind it, makes up for its size."""
+
+    def __init__(self, size: float, how: str) -> None:
+        super().__init__()
+        self.enter, self.middle, self.out = nn.Linear(20, 64), nn.Linear(64, 64, bias=False), nn.Linear(64, 5)
+        self.factor = 1 / size if how == "factor" else 1.0
+        self.norm = nn.LayerNorm(64, eps=1e-20) if how == "norm" else nn.Identity()
+        self.middle.weight.data *= size
+        self.branch = how == "branch"
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.enter(x))
+        inner = self.norm(self.middle(x) * self.factor)
+        x = x + inner if self.branch else inner
+        result: Tensor = self.out(torch.relu(x))
+        return result
+
+
+@pytest.mark.parametrize(
+    ("size", "how", "found"),
+    [
+        (1e-6, "factor", True),
+        (1e-6, "norm", True),
+        (0.1, "factor", False),
+        (0.1, "norm", False),
+        (1e-6, "branch", False),
+    ],
+)
+def test_a_weight_in_a_unit_that_no_step_fits_is_found(size: float, how: str, found: bool) -> None:
+    diagnosis = judged(lambda: Case(InUnits(size, how), torch.randn(64, 20), classes(5, 64)))[1]
+    assert [one.place for one in diagnosis.of("F404")] == ["middle.weight"] * found

@@ -8,9 +8,9 @@ from statistics import median
 
 from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.depth import LINE, redrawn_chain
-from fanin.findings.evidence import DRAWN, FAR, Evidence, sensitivity
+from fanin.findings.evidence import DRAWN, FAR, Evidence, sensitivity, weight_rms
 from fanin.findings.registry import finding, register
-from fanin.graph import BESIDE, Role
+from fanin.graph import BESIDE, ParameterNode, Role
 from fanin.observations import Kind, LayerSignal, ParameterSignal
 
 UNBALANCED = 1e4
@@ -20,6 +20,8 @@ hold (10⁻⁷)."""
 
 MATTERS = 0.1
 """Of what the loss changes with a relative change of the weight with which it changes most."""
+TINY = 100.0
+"""√10⁴: of a gain so much under one, with a gradient as much over the others', a weight is out of step by 10⁴."""
 SHUT = 0.1
 """The largest factor that layer scales are published with, for networks of few layers (Touvron et al. 2021)."""
 SCORES = ("softmax_q", "softmax_k")
@@ -138,14 +140,19 @@ def _edits(evidence: Evidence) -> tuple[Edit, ...]:
     why="one learning rate cannot serve weights whose relative gradients differ this much",
     threshold=f"gradient over weight {UNBALANCED:.0e} times the median's: a step that moves the median weight by a "
     "thousandth moves this one tenfold, or by less than float32 holds; not where all weights of a way of their own, "
-    "as a policy beside its critic, are alike. Of a factor that is no weight, where the loss depends on it as on "
+    "as a policy beside its critic, are alike. Of a factor that is no weight, and of "
+    f"a weight of a gain under 1/{TINY:g}, where the loss depends on it as on "
     f"any weight: a relative change of it changes the loss by over {MATTERS:g} of what that of any weight does",
     remedy="draw each weight by its own fans; hold a factor in a unit in which it is near one",
     source="classic: balanced layers (Du et al. 2018, arXiv:1806.00900)",
 )
 def unbalanced(evidence: Evidence) -> Iterator[Finding]:
     """Relative gradients far from the median."""
-    if not evidence.signals.has_gradients or not evidence.finite or not evidence.plain:
+    if not evidence.signals.has_gradients or not evidence.finite:
+        return
+    tiny = list(_tiny_weights(evidence))
+    yield from tiny
+    if not evidence.plain:
         return
     yield from _tiny_units(evidence)
     # An output layer may start as small as it likes: its first steps are large, and there is nothing behind it.
@@ -155,7 +162,7 @@ def unbalanced(evidence: Evidence) -> Iterator[Finding]:
         if node.activation not in SCORES and node.name not in evidence.last
     ]
     ratios = {node.name: signal.grad_ratio for node, signal in carrying if signal.grad_ratio}
-    if len(ratios) < 3:
+    if len(ratios) < 3 or tiny:
         return
     middle = median(ratio for ratio in ratios.values() if ratio)
     towers = {name: {layer.tower for layer in evidence.signals.readers(name)} for name in ratios}
@@ -174,17 +181,37 @@ def _tiny_units(evidence: Evidence) -> Iterator[Finding]:
 
     A layer scale of 1e-6 has as large a relative gradient; but the loss hardly depends on it.
     """
-    weights = [signal for _, signal in evidence.drawn() if signal.grad_ratio]
+    for node, signal in evidence.parameters():
+        if node.role not in DRAWN and node.role not in BESIDE:
+            yield from _in_its_unit(evidence, node, signal)
+
+
+def _tiny_weights(evidence: Evidence) -> Iterator[Finding]:
+    """Weights whose gain is next to nothing, and on which the loss depends as on any weight.
+
+    So in any net, streams and norms included: a step that moves the others moves these a hundred times their size.
+    """
+    for node, signal in evidence.drawn():
+        gain = weight_rms(signal) * math.sqrt(max(node.fans.fan_in, 1.0))
+        if node.is_weight and node.name not in evidence.last and gain * TINY < 1:
+            yield from _in_its_unit(evidence, node, signal)
+
+
+def _in_its_unit(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> Iterator[Finding]:
+    """The finding that a parameter's relative gradient is far over the weights', and counts as much as any of them."""
+    weights = [other for _, other in evidence.drawn() if other.grad_ratio]
     if not weights:
         return
-    middle = median(signal.grad_ratio or 0.0 for signal in weights)
-    most = max(_relative(signal) for signal in weights)
-    for node, signal in evidence.parameters():
-        beside = node.role in DRAWN or node.role in BESIDE
-        if not beside and _relative(signal) > MATTERS * most and (signal.grad_ratio or 0.0) > UNBALANCED * middle:
-            seen = f"RMS {signal.rms:.2g}, and a relative gradient {(signal.grad_ratio or 0.0) / middle:.2g} times the "
-            seen += "median's: what multiplies it makes up for its size, and no optimizer's step does"
-            yield finding("F404", Severity.WARNING, node.name, seen)
+    middle = median(other.grad_ratio or 0.0 for other in weights)
+    most = max(_relative(other) for other in weights)
+    ratio = signal.grad_ratio or 0.0
+    if _relative(signal) > MATTERS * most and ratio > UNBALANCED * middle:
+        seen = (
+            f"RMS {signal.rms:.2g}, and a relative gradient {ratio / middle:.2g} times the median's: what comes behind "
+        )
+        seen += "it makes up for its size, and no optimizer's step does"
+        edits = evidence.redraw(node.name) if node.norm_after else ()
+        yield finding("F404", Severity.WARNING, node.name, seen, edits=edits)
 
 
 def _relative(signal: ParameterSignal) -> float:
