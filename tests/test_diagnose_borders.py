@@ -491,3 +491,51 @@ class InUnits(nn.Module):
 def test_a_weight_in_a_unit_that_no_step_fits_is_found(size: float, how: str, found: bool) -> None:
     diagnosis = judged(lambda: Case(InUnits(size, how), torch.randn(64, 20), classes(5, 64)))[1]
     assert [one.place for one in diagnosis.of("F404")] == ["middle.weight"] * found
+
+
+class Stage(nn.Module):
+    """Branches that a learned number each multiplies, if it does, behind a layer that may change the width."""
+
+    def __init__(self, enters: int, width: int, blocks: int, factor: float | None) -> None:
+        super().__init__()
+        self.enter = nn.Linear(enters, width)
+        self.first = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
+        self.last = nn.ModuleList(nn.Linear(width, width) for _ in range(blocks))
+        self.factors = nn.ParameterList(nn.Parameter(torch.tensor(factor or 1.0)) for _ in range(blocks))
+        self.tamed = factor is not None
+        for layer in (self.enter, *self.first, *self.last):
+            nn.init.kaiming_normal_(layer.get_parameter("weight"))
+            nn.init.zeros_(layer.get_parameter("bias"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.enter(x))
+        for first, last, factor in zip(self.first, self.last, self.factors, strict=True):
+            inner = last(torch.relu(first(x)))
+            x = torch.relu(x + factor * inner if self.tamed else x + inner)
+        return x
+
+
+def staged(widths: tuple[int, ...], blocks: int, factor: float | None, size: float = 1.0) -> Case:
+    model = nn.Sequential(
+        *(Stage(enters, width, blocks, factor) for enters, width in zip((20, *widths[:-1]), widths, strict=True)),
+        nn.Linear(widths[-1], 5),
+    )
+    model[-1].weight.data *= 0.01
+    for stage in model[:-1]:
+        for last in stage.last:
+            last.weight.data *= size
+    return Case(model, torch.randn(64, 20), classes(5, 64))
+
+
+@pytest.mark.parametrize(("factor", "found"), [(1.0, True), (0.1, False), (None, True)])
+def test_a_factor_of_one_keeps_no_branch_small(factor: float | None, found: bool) -> None:
+    case, diagnosis = judged(lambda: staged((64,), 12, factor))
+    assert bool(diagnosis.of("F307")) is found
+    assert not mended(case, diagnosis).of("F307")
+
+
+@pytest.mark.parametrize(("size", "found"), [(0.2, False), (1.0, True)])
+def test_streams_in_a_row_grow_together(size: float, found: bool) -> None:
+    case, diagnosis = judged(lambda: staged((64, 48, 80, 64, 96), 3, None, size))
+    assert [one.seen[:20] for one in diagnosis.of("F307")] == ["the streams in a row"] * found
+    assert not mended(case, diagnosis).of("F307")

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice, takewhile
+from itertools import chain, islice, takewhile
 
 from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.evidence import DRAWN, FAR, SHRUNK, Evidence, varying, weight_rms
 from fanin.findings.registry import finding, register
-from fanin.graph import Role
+from fanin.graph import ParameterNode, Role
 from fanin.observations import Kind, LayerSignal
 from fanin.recipes.branches import Branches
+from fanin.schemes import Constant
 
 LINE = math.sqrt(FAR)
 """e³ ≈ 20 in RMS, which is six e-foldings of the variance."""
@@ -248,6 +249,8 @@ def _chain_weights(evidence: Evidence) -> list[str]:
     return [*starts, *chain]
 
 
+NEARLY_ONE = 0.9
+"""A learned scale from here on leaves the branch as it is."""
 GROWTH = 3.0
 """Over √depth, which independent branches of one size add up to."""
 
@@ -258,29 +261,65 @@ GROWTH = 3.0
     why="each branch adds in proportion to the stream, which grows exponentially: the last layers drown the rest",
     threshold=f"from the first branch to the last by over {GROWTH:g}·√depth, where branches of one size make it grow "
     "by √depth, while its branches grow by as much; ten times that is an error. Branches that each end in a norm or a "
-    "layer scale are of one size, and streams that are normalized have one",
+    "layer scale of less than one are of one size, and streams that are normalized have one; without norms, streams "
+    "that lead on to each other are judged together too",
     remedy="divide the last weight of each branch by √depth, or all of its weights alike where there are no norms; or "
     "start the last at zero",
     source="Zhang et al. 2019 (arXiv:1901.09321)",
 )
 def growing_stream(evidence: Evidence) -> Iterator[Finding]:
-    """Streams that outgrow the square root of their depth."""
-    for stream, sums in evidence.signals.streams.items():
-        ends = [node for node in evidence.graph if node.residual_last and node.stream == stream]
-        if len(sums) < 2 or not sums[0].rms or (ends and all(node.tamed_by or node.post_norm for node in ends)):
-            continue
-        size = _without_zeroed(evidence, sums)
-        first, last = sums[0], max(sums[1:], key=size)
-        start = max(size(first), size(sums[1]) if len(sums) > 3 else 0.0, first.stream_start or 0.0)
-        growth = size(last) / start
-        limit = GROWTH * math.sqrt(len(sums))
-        if growth > limit and _branch_growth(sums) > limit:
-            severity = Severity.ERROR if growth > 10 * limit else Severity.WARNING
-            seen = f"stream {stream} grows {growth:.3g} times over {len(sums)} branches; √{len(sums)} is usual"
-            shared = stream in Branches.of(list(evidence.graph)).weights
-            bearing = [node for node in evidence.graph if node.stream == stream and node.is_weight] if shared else ends
-            names = [node.name for node in bearing if not node.frozen]
-            yield finding("F307", severity, last.name, seen, edits=evidence.redraw(*names))
+    """Streams that outgrow the square root of their depth; or those that follow one another, all together."""
+    found = [one for stream, sums in evidence.signals.streams.items() for one in _growing(evidence, sums, stream)]
+    yield from found or (one for sums in _in_a_row(evidence) for one in _growing(evidence, sums))
+
+
+def _in_a_row(evidence: Evidence) -> Iterator[list[LayerSignal]]:
+    """The sums of streams that lead on to each other without a norm: what one has grown to goes into the next."""
+    if not Branches.of(list(evidence.graph)).in_a_row:
+        return
+    ways: dict[int | None, list[tuple[LayerSignal, ...]]] = {}
+    for sums in evidence.signals.streams.values():
+        ways.setdefault(sums[0].tower, []).append(sums)
+    yield from (list(chain(*streams)) for streams in ways.values() if len(streams) > 1)
+
+
+def _growing(evidence: Evidence, sums: Sequence[LayerSignal], stream: int | None = None) -> Iterator[Finding]:
+    """The finding that a stream, or all in a row, outgrow what their branches would give if they were of one size."""
+    ends = [node for node in evidence.graph if node.residual_last and stream in (None, node.stream)]
+    if len(sums) < 2 or not sums[0].rms or (ends and all(_is_tamed(evidence, node) for node in ends)):
+        return
+    size = _without_zeroed(evidence, sums)
+    first, last = sums[0], max(sums[1:], key=size)
+    start = max(size(first), size(sums[1]) if len(sums) > 3 else 0.0, first.stream_start or 0.0)
+    growth = size(last) / start
+    limit = GROWTH * math.sqrt(len(sums))
+    if growth > limit and _branch_growth(sums) > limit:
+        severity = Severity.ERROR if growth > 10 * limit else Severity.WARNING
+        which = "the streams in a row grow" if stream is None else f"stream {stream} grows"
+        seen = f"{which} {growth:.3g} times over {len(sums)} branches; √{len(sums)} is usual"
+        yield finding("F307", severity, last.name, seen, edits=_divided(evidence, ends, len(sums)))
+
+
+def _divided(evidence: Evidence, ends: Sequence[ParameterNode], depth: int) -> tuple[Edit, ...]:
+    """Edits that make branches smaller: of the learned scales at their ends, where there are any, or of their weights.
+
+    What a scale multiplies, recipes leave to it.
+    """
+    scales = dict.fromkeys(node.tamed_by for node in ends if not _is_tamed(evidence, node) and node.tamed_by)
+    if scales:
+        return tuple(Edit(name, Constant(1 / math.sqrt(depth))) for name in scales)
+    shared = Branches.of(list(evidence.graph)).weights
+    streams = {node.stream for node in ends}
+    sharing = [node for node in evidence.graph if node.is_weight and node.stream in streams & shared.keys()]
+    return evidence.redraw(*(node.name for node in sharing or ends if not node.frozen))
+
+
+def _is_tamed(evidence: Evidence, node: ParameterNode) -> bool:
+    """Whether a branch ends in what keeps it of one size: a norm, or a learned scale of less than one."""
+    if not node.tamed_by or node.post_norm:
+        return node.post_norm
+    norm = evidence.graph[node.tamed_by].role is Role.NORM_SCALE
+    return norm or evidence.signals.parameter(node.tamed_by).rms < NEARLY_ONE
 
 
 def _without_zeroed(evidence: Evidence, sums: Sequence[LayerSignal]) -> Callable[[LayerSignal], float]:
