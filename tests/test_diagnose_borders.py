@@ -539,3 +539,79 @@ def test_streams_in_a_row_grow_together(size: float, found: bool) -> None:
     case, diagnosis = judged(lambda: staged((64, 48, 80, 64, 96), 3, None, size))
     assert [one.seen[:20] for one in diagnosis.of("F307")] == ["the streams in a row"] * found
     assert not mended(case, diagnosis).of("F307")
+
+
+class Biased(nn.Module):
+    """Fused attention whose scores get a table of biases for places, as T5's do."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.norm, self.qkv, self.out = nn.LayerNorm(32), nn.Linear(32, 96), nn.Linear(32, 5)
+        self.table = nn.Embedding(23, 4)
+        nn.init.normal_(self.table.weight, std=std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = self.qkv(self.norm(x)).view(*x.shape[:2], 3, 4, 8).permute(2, 0, 3, 1, 4)
+        places = torch.arange(x.shape[1])
+        bias = self.table(places[:, None] - places[None] + x.shape[1] - 1).permute(2, 0, 1).unsqueeze(0)
+        mixed = functional.scaled_dot_product_attention(*parts, attn_mask=bias.contiguous())
+        result: Tensor = self.out(mixed.transpose(1, 2).flatten(2).mean(1))
+        return result
+
+
+def test_a_table_of_biases_that_makes_attention_one_hot_is_mended_itself() -> None:
+    case, diagnosis = judged(lambda: Case(Biased(30.0), torch.randn(16, 12, 32), classes(5, 16)))
+    assert [edit.pattern for one in diagnosis.of("F308") for edit in one.edits] == ["table.weight"]
+    assert not serious(mended(case, diagnosis))
+
+
+def test_positions_are_not_lost_beside_a_bias_that_is_zeroed() -> None:
+    def build() -> Case:
+        case = patches("patch.bias", lambda bias: nn.init.normal_(bias, std=50.0))
+        case.model.get_parameter("places").data *= 0.04
+        return case
+
+    case, diagnosis = judged(build)
+    assert diagnosis.of("F208")
+    assert not diagnosis.of("F207")
+    assert not serious(mended(case, diagnosis))
+
+
+class Small(nn.Module):
+    """Branches of gated layers, all drawn with a std of 0.02, without a norm at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.head = nn.Embedding(40, 64), nn.Linear(64, 40, bias=False)
+        self.norms = nn.ModuleList(nn.LayerNorm(64) for _ in range(5))
+        self.gate, self.up = (nn.ModuleList(nn.Linear(64, 128, bias=False) for _ in range(4)) for _ in range(2))
+        self.down = nn.ModuleList(nn.Linear(128, 64, bias=False) for _ in range(4))
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear | nn.Embedding):
+                nn.init.normal_(layer.weight, std=0.02)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.tokens(tokens)
+        for norm, gate, up, down in zip(self.norms, self.gate, self.up, self.down, strict=False):
+            inner = norm(x)
+            x = x + down(functional.silu(gate(inner)) * up(inner))
+        result: Tensor = self.head(self.norms[-1](x))
+        return result
+
+
+def halved(weight: Tensor) -> None:
+    weight[64:] = weight[:64]
+
+
+@pytest.mark.parametrize("change", [Tensor.zero_, halved, lambda weight: weight[64:].zero_()])
+def test_a_branch_is_mended_by_the_scale_of_the_others(change: Callable[[Tensor], Any]) -> None:
+    def build() -> Case:
+        model = Small()
+        with torch.no_grad():
+            change(model.gate[2].weight)
+            change(model.up[2].weight)
+        return Case(model, torch.randint(40, (8, 16)))
+
+    case, diagnosis = judged(build)
+    assert {"gate.2.weight", "up.2.weight"} <= {place for _, place in serious(diagnosis)}
+    assert not serious(mended(case, diagnosis))

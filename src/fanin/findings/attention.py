@@ -22,6 +22,7 @@ FEW_KEYS = 4
 ROOM = 1.5
 """Normal scores of standard deviation s cost s²/2 nats of entropy: at 1.5 over a third is left from six keys on, and
 weights that make such scores need no further factor."""
+FUSED = "scaled_dot_product_attention"
 SMALL_BIAS = 0.02
 """Of a table of biases of the scores (Liu et al. 2021, arXiv:2103.14030): looking everywhere alike."""
 
@@ -107,7 +108,9 @@ def _added(evidence: Evidence, layer: LayerSignal, spread: float) -> list[str]:
     """The tables of biases that are added to the scores, and that make a softmax sharp by themselves."""
     found = []
     for node, signal in evidence.parameters():
-        table = not node.is_weight and len(node.shape) > 1 and node.activation == "softmax"
+        # A fused attention takes a table of biases in as its mask.
+        scored = node.activation == "softmax" or any(op.target == FUSED for op in node.ops)
+        table = not node.is_weight and len(node.shape) > 1 and scored
         before = any(reader.index < layer.index for reader in evidence.signals.readers(node.name))
         if table and before and signal.rms > max(ROOM, spread / 4):
             found.append(node.name)

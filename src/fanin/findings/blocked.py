@@ -40,7 +40,7 @@ def blocking_zero(evidence: Evidence) -> Iterator[Finding]:
         seen = "all values are zero, and so is its gradient"
         if name in opened:
             seen += f"; it may stay so when {opened[name]} is drawn"
-        edits = () if name in opened else evidence.redraw(name)
+        edits = () if name in opened else evidence.redraw_alike(name)
         yield finding("F401", Severity.ERROR, name, seen, edits=edits, places=others[:8])
     if evidence.zero_head:  # then no gradient tells what else shuts
         return

@@ -63,7 +63,7 @@ def equal_units(evidence: Evidence) -> Iterator[Finding]:
         kind = "rows (units)" if rows >= signal.duplicate_columns else "columns (inputs)"
         words = "all values are one number" if signal.constant else f"{share:.0%} of the {kind} equal another"
         severity = Severity.ERROR if share >= 0.5 or signal.constant else Severity.WARNING
-        edits = evidence.redraw(node.name)
+        edits = evidence.redraw_alike(node.name)
         if not rows and _part(node, signal):
             words += ", with inputs behind them that differ, so that the first step tells them apart"
             meant = node.weight_depth <= 1 or _raises(node, signal)
@@ -221,7 +221,7 @@ def equal_shards(evidence: Evidence) -> Iterator[Finding]:
         apart = of_inputs and not signal.duplicate_slices and _part(node, signal)
         seen += ", with inputs behind them that differ, so that the first step tells them apart" if apart else ""
         severity = Severity.WARNING if apart else Severity.ERROR
-        yield finding("F103", severity, node.name, seen, edits=evidence.redraw(node.name))
+        yield finding("F103", severity, node.name, seen, edits=evidence.redraw_alike(node.name))
 
 
 def _side_shards(node: ParameterNode, signal: ParameterSignal) -> bool:

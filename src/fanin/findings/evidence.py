@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
+from statistics import median
 
 from fanin.diagnoses import Edit
 from fanin.graph import BESIDE, Graph, ParameterNode, Role
@@ -130,6 +131,24 @@ class Evidence:
         free = (name for name in names if not FORMING.intersection(self.graph[name].reparametrized))
         return tuple(Edit(name, self.scheme(name)) for name in free)
 
+    def redraw_alike(self, name: str) -> tuple[Edit, ...]:
+        """An edit of a weight in a residual branch by the scale of others of its kind, where that is less.
+
+        Beside branches that are drawn with a std of 0.02, one of the recommended scale is all that the stream holds.
+        """
+        node = self.graph[name]
+        kind = (node.role, node.shape, node.activation)
+        mates = [
+            signal.rms
+            for other, signal in self.drawn()
+            if other.name != name and (other.role, other.shape, other.activation) == kind and signal.std > 0
+        ]
+        edits = self.redraw(name)
+        if node.stream is None or not mates or not edits:
+            return edits
+        usual = self.scheme(name).expected(node.fans, node.shape, node.axes).std
+        return (Edit(name, Normal(median(mates))),) if median(mates) < usual else edits
+
     @cached_property
     def tied(self) -> frozenset[str]:
         """The matrices that are both embedding and output, as the run shows."""
@@ -156,7 +175,7 @@ class Evidence:
         factor = 1.0
         for earlier in self._way_to(layer):
             weights = [name for name in earlier.weights if self.graph[name].is_weight]
-            factor *= math.prod(map(self.becomes, weights)) * self._without_biases(earlier)
+            factor *= math.prod(map(self.becomes, weights)) * self.without_biases(earlier)
         return factor
 
     def _way_to(self, layer: LayerSignal) -> Iterator[LayerSignal]:
@@ -173,7 +192,7 @@ class Evidence:
                     return
                 depth -= 1
 
-    def _without_biases(self, layer: LayerSignal) -> float:
+    def without_biases(self, layer: LayerSignal) -> float:
         """What is left of an output's RMS when the biases that remedies zero are gone."""
         zeroed = [name for name in layer.weights if self.zeroes(name)]
         if not zeroed or not layer.rms:

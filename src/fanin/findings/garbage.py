@@ -196,10 +196,10 @@ def partly_written(evidence: Evidence) -> Iterator[Finding]:
             continue
         seen = f"{signal.zero:.0%} of the values are exactly zero, in whole "
         if zero_rows(node, signal) >= 2 or _zero_places(node, signal) >= 2:
-            yield finding("F107", Severity.ERROR, node.name, f"{seen}rows", edits=evidence.redraw(node.name))
+            yield finding("F107", Severity.ERROR, node.name, f"{seen}rows", edits=evidence.redraw_alike(node.name))
         elif zero_columns(node, signal) >= 2:
             inner = node.weight_depth > 1
-            edits = evidence.redraw(node.name) if inner else ()
+            edits = evidence.redraw_alike(node.name) if inner else ()
             severity = Severity.WARNING if inner else Severity.NOTE
             yield finding("F107", severity, node.name, f"{seen}columns (inputs)", edits=edits)
 

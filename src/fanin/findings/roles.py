@@ -285,7 +285,10 @@ def _is_drawn(evidence: Evidence, name: str) -> bool:
 def _other(evidence: Evidence, layer: LayerSignal, signal: ParameterSignal) -> float:
     """The RMS of what a position is added to: the sum's other part, or the tokens of the same model."""
     if layer.kind == Kind.SUM:
-        return math.sqrt(max(layer.rms**2 - signal.rms**2, 1e-4 * layer.rms**2))
+        source = _source(evidence, layer, apart_from=signal.name)
+        made = evidence.signals.readers(source)[:1] if source else ()
+        left = math.prod(map(evidence.without_biases, made))  # a bias that drowns the tokens is another rule's
+        return left * math.sqrt(max(layer.rms**2 - signal.rms**2, 1e-4 * layer.rms**2))
     tokens = _tokens(evidence, layer)
     return tokens.rms if layer.kind is Kind.EMBEDDING and tokens is not None else 0.0
 
