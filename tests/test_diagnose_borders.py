@@ -615,3 +615,29 @@ def test_a_branch_is_mended_by_the_scale_of_the_others(change: Callable[[Tensor]
     case, diagnosis = judged(build)
     assert {"gate.2.weight", "up.2.weight"} <= {place for _, place in serious(diagnosis)}
     assert not serious(mended(case, diagnosis))
+
+
+class Tied(nn.Module):
+    """Tokens of a table that gives the logits too, with sines added to them."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.table = nn.Embedding(60, 48)
+        nn.init.normal_(self.table.weight, std=std)
+        angles = torch.arange(16.0)[:, None] * torch.exp(-torch.arange(24) * 0.4)
+        self.register_buffer("places", torch.cat([angles.sin(), angles.cos()], -1))
+        self.up, self.down, self.norm = nn.Linear(48, 96), nn.Linear(96, 48), nn.LayerNorm(48)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.table(tokens) + self.places
+        x = self.norm(x + self.down(functional.gelu(self.up(x))))
+        return functional.linear(x, self.table.weight)
+
+
+def test_a_tied_table_is_not_lost_beside_sines() -> None:
+    tokens, targets = torch.randint(60, (2, 8, 16), generator=torch.Generator().manual_seed(1))
+    case, diagnosis = judged(
+        lambda: Case(Tied(1.0), tokens, lambda out: functional.cross_entropy(out.flatten(0, 1), targets.flatten()))
+    )
+    assert {"F204", "F309"} <= set(diagnosis.codes)
+    assert not serious(mended(case, diagnosis))

@@ -29,6 +29,9 @@ DRAWN = frozenset({Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE, Role.RECURRENT, 
 TIED = 0.02
 """GPT-2's: the logit of a token for itself is then 0.02·width at most, and that of any other 0.02·√width."""
 
+SEEN = 5.0
+"""Times as large as the tokens, a constant leaves them a twenty-fifth of the variance."""
+
 NATS = 1.2
 """A head of He's gain has logits of variance 2, which cost one nat, up to a fifth, at any number of classes. Where
 classes are few, that is half of ln C and more; the first steps undo it."""
@@ -113,7 +116,7 @@ class Evidence:
         node = row.node
         # Recipes count on branches that drown a token's own logit; beside the branches that are there it may cost much.
         if node.name in self.tied or (node.role is Role.POSITION and self.tied):
-            return Normal(min(TIED, 1 / math.sqrt(max(node.shape[-1], 1))))
+            return Normal(self._tied_std(node))
         if not isinstance(row.scheme, Keep):
             return row.scheme
         if node.default is not None and not isinstance(node.default, Keep):
@@ -125,6 +128,15 @@ class Evidence:
         if node.role in (Role.POSITION, Role.TOKEN):
             return Normal(0.02)
         return Normal(1 / math.sqrt(max(node.fans.fan_in, 1.0))) if len(node.shape) > 1 else Ones()
+
+    def _tied_std(self, node: ParameterNode) -> float:
+        """The std of a tied matrix: small, for its logits, but not lost beside constants that its rows are added to."""
+        most, rms = 1 / math.sqrt(max(node.shape[-1], 1)), self.signals.parameter(node.name).rms
+        beside = (layer for layer in self.signals.layers if layer.constant_rms and layer.signal_rms)
+        least = max(
+            ((layer.constant_rms or 0.0) / (layer.signal_rms or 1.0) * rms / SEEN for layer in beside), default=0.0
+        )
+        return min(max(TIED, least), most)
 
     def redraw(self, *names: str) -> tuple[Edit, ...]:
         """Edits that give each parameter what it should get; none where a parametrization forms the weight."""
