@@ -379,7 +379,8 @@ def test_a_stream_of_normed_branches_grows_by_their_number() -> None:
     sums = [layer(i, Kind.SUM, stream=0, rms=x, branch_rms=x, target="add") for i, x in enumerate(sizes)]
     for tamed, found in (("norm.weight", None), ("", "warning")):
         last = node(stream=0, residual_last=True, tamed_by=tamed)
-        assert codes([last], [signal()], *sums).get("F307") == found
+        norm = node("norm.weight", Role.NORM_SCALE, (64,))
+        assert codes([last, norm], [signal(), signal("norm.weight", (64,))], *sums).get("F307") == found
 
 
 def test_a_recurrence_is_judged_by_a_narrower_line() -> None:

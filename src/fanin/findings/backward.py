@@ -198,12 +198,15 @@ def _tiny_weights(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _in_its_unit(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> Iterator[Finding]:
-    """The finding that a parameter's relative gradient is far over the weights', and counts as much as any of them."""
+    """The finding that a parameter's relative gradient is far over the weights', and counts as much as any of them.
+
+    Weights that count for little, as those behind a layer scale of next to nothing, are no measure.
+    """
     weights = [other for _, other in evidence.drawn() if other.grad_ratio]
     if not weights:
         return
-    middle = median(other.grad_ratio or 0.0 for other in weights)
     most = max(_relative(other) for other in weights)
+    middle = median(other.grad_ratio or 0.0 for other in weights if _relative(other) > MATTERS * most)
     ratio = signal.grad_ratio or 0.0
     if _relative(signal) > MATTERS * most and ratio > UNBALANCED * middle:
         seen = (
