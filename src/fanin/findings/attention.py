@@ -12,6 +12,7 @@ from fanin.findings.factors import learned_factor, of_unit_vectors
 from fanin.findings.registry import finding, register
 from fanin.graph import ParameterNode, Role
 from fanin.observations import Kind, LayerSignal
+from fanin.recipes.questions import enters_scores
 from fanin.schemes import Normal, Packed, Scheme, Zeros
 
 SHARP = 1 / 3
@@ -22,7 +23,6 @@ FEW_KEYS = 4
 ROOM = 1.5
 """Normal scores of standard deviation s cost s²/2 nats of entropy: at 1.5 over a third is left from six keys on, and
 weights that make such scores need no further factor."""
-FUSED = "scaled_dot_product_attention"
 SMALL_BIAS = 0.02
 """Of a table of biases of the scores (Liu et al. 2021, arXiv:2103.14030): looking everywhere alike."""
 
@@ -108,9 +108,7 @@ def _added(evidence: Evidence, layer: LayerSignal, spread: float) -> list[str]:
     """The tables of biases that are added to the scores, and that make a softmax sharp by themselves."""
     found = []
     for node, signal in evidence.parameters():
-        # A fused attention takes a table of biases in as its mask.
-        scored = node.activation == "softmax" or any(op.target == FUSED for op in node.ops)
-        table = not node.is_weight and len(node.shape) > 1 and scored
+        table = not node.is_weight and len(node.shape) > 1 and enters_scores(node)
         before = any(reader.index < layer.index for reader in evidence.signals.readers(node.name))
         if table and before and signal.rms > max(ROOM, spread / 4):
             found.append(node.name)

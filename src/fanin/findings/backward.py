@@ -209,10 +209,8 @@ def _in_its_unit(evidence: Evidence, node: ParameterNode, signal: ParameterSigna
     middle = median(other.grad_ratio or 0.0 for other in weights if _relative(other) > MATTERS * most)
     ratio = signal.grad_ratio or 0.0
     if _relative(signal) > MATTERS * most and ratio > UNBALANCED * middle:
-        seen = (
-            f"RMS {signal.rms:.2g}, and a relative gradient {ratio / middle:.2g} times the median's: what comes behind "
-        )
-        seen += "it makes up for its size, and no optimizer's step does"
+        seen = f"RMS {signal.rms:.2g}, and a relative gradient {ratio / middle:.2g} times the median's: what comes "
+        seen += "behind it makes up for its size, and no optimizer's step does"
         edits = evidence.redraw(node.name) if node.norm_after else ()
         yield finding("F404", Severity.WARNING, node.name, seen, edits=edits)
 

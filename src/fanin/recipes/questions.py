@@ -52,10 +52,14 @@ def added_to_signals(node: ParameterNode) -> bool:
     return added and not kept and node.activation != "softmax" and node.stream is None
 
 
+def enters_scores(node: ParameterNode) -> bool:
+    """Whether a parameter is added to the scores of an attention, which a fused one takes in as its mask."""
+    return node.activation == "softmax" or any(op.target == "scaled_dot_product_attention" for op in node.ops)
+
+
 def added_to_scores(node: ParameterNode) -> bool:
-    """Whether a learned position is added to the scores of an attention."""
-    fused = bool(node.ops) and node.ops[0].target == "scaled_dot_product_attention"
-    return (fused or node.activation == "softmax") and not (node.frozen or node.rescaled)
+    """Whether a learned position is added to the scores of an attention as it is drawn."""
+    return enters_scores(node) and not (node.frozen or node.rescaled)
 
 
 def hands_on(node: ParameterNode, activation: str | None) -> bool:
