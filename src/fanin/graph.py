@@ -48,6 +48,10 @@ BESIDE = frozenset({Role.BIAS, Role.NORM_SHIFT, Role.POSITION, Role.TOKEN})
 """The roles of what is added to a signal, so that its zeros block nothing."""
 
 
+NEARLY_ONE = 0.9
+"""A learned scale from here on leaves what it multiplies as it is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Activation:
     """A non-linearity that was captured from the model's own operations, with its moments under N(0, 1).
@@ -92,6 +96,7 @@ class ParameterNode:
         residual_last: it is the last weight of its residual branch.
         tamed_by: what follows the branch's last weight and keeps the branch small: a layer scale, a norm's scale or a
             scalar, by its name; empty when nothing does.
+        scaled_by: the learned scale that follows it instead and is one as constructed, so that it keeps nothing small.
         stream: the residual stream that its branch adds into.
         stream_depth: how many branches are added into that stream.
         post_norm: the sums of that stream are normalized before they go on, around the next branch as well.
@@ -102,6 +107,8 @@ class ParameterNode:
         summed: how many positions were summed up into each number that it takes in, as over the elements of a set.
         averaged: how many positions were averaged into each number that it takes in, where they have no mean of their
             own.
+        input_rms: how large the numbers are that it takes in, where constants or a unit length decide it: pixels that
+            the model multiplies by 255, vectors of length 1, a table of distances. 1 for any other.
         table_before: the embedding whose rows a weight takes in as they are, moved and joined at most, or to whose rows
             a position is added, by its name.
         gate: ``factor`` where its activated output multiplies another signal; ``exponent`` where the exponential of its
@@ -119,6 +126,7 @@ class ParameterNode:
         frozen: it does not require gradients.
         padding_row: the row of an embedding that stays zero.
         reparametrized: the operations between this parameter and the one that consumes it, in order.
+        offset: the constant that the model adds to it before it uses it, as the 1 of norms that multiply by 1 + γ.
         default: what its constructor draws, where that is known.
         ops: the operations that consume it.
         evidence: the path of operations, in words.
@@ -138,6 +146,7 @@ class ParameterNode:
     norm_after: bool = False
     residual_last: bool = False
     tamed_by: str = ""
+    scaled_by: str = ""
     stream: int | None = None
     stream_depth: int = 0
     post_norm: bool = False
@@ -146,6 +155,7 @@ class ParameterNode:
     state_before: str = ""
     summed: int = 1
     averaged: int = 1
+    input_rms: float = 1.0
     table_before: str = ""
     gate: str = ""
     dot_product: bool = False
@@ -156,6 +166,7 @@ class ParameterNode:
     frozen: bool = False
     padding_row: int | None = None
     reparametrized: tuple[str, ...] = ()
+    offset: float = 0.0
     default: Scheme | None = None
     ops: tuple[Op, ...] = ()
     evidence: str = ""

@@ -9,7 +9,7 @@ from itertools import chain, islice, takewhile
 from fanin.diagnoses import Edit, Finding, Severity
 from fanin.findings.evidence import DRAWN, FAR, SHRUNK, Evidence, varying, weight_rms
 from fanin.findings.registry import finding, register
-from fanin.graph import ParameterNode, Role
+from fanin.graph import NEARLY_ONE, ParameterNode, Role
 from fanin.observations import Kind, LayerSignal
 from fanin.recipes.branches import Branches
 from fanin.schemes import Constant
@@ -249,8 +249,6 @@ def _chain_weights(evidence: Evidence) -> list[str]:
     return [*starts, *chain]
 
 
-NEARLY_ONE = 0.9
-"""A learned scale from here on leaves the branch as it is."""
 GROWTH = 3.0
 """Over √depth, which independent branches of one size add up to."""
 
@@ -305,7 +303,8 @@ def _divided(evidence: Evidence, ends: Sequence[ParameterNode], depth: int) -> t
 
     What a scale multiplies, recipes leave to it.
     """
-    scales = dict.fromkeys(node.tamed_by for node in ends if not _is_tamed(evidence, node) and node.tamed_by)
+    loose = (node for node in ends if not _is_tamed(evidence, node))
+    scales = dict.fromkeys(scale for node in loose if (scale := node.tamed_by or node.scaled_by))
     if scales:
         return tuple(Edit(name, Constant(1 / math.sqrt(depth))) for name in scales)
     shared = Branches.of(list(evidence.graph)).weights
@@ -316,10 +315,11 @@ def _divided(evidence: Evidence, ends: Sequence[ParameterNode], depth: int) -> t
 
 def _is_tamed(evidence: Evidence, node: ParameterNode) -> bool:
     """Whether a branch ends in what keeps it of one size: a norm, or a learned scale of less than one."""
-    if not node.tamed_by or node.post_norm:
+    scale = node.tamed_by or node.scaled_by
+    if not scale or node.post_norm:
         return node.post_norm
-    norm = evidence.graph[node.tamed_by].role is Role.NORM_SCALE
-    return norm or evidence.signals.parameter(node.tamed_by).rms < NEARLY_ONE
+    norm = evidence.graph[scale].role is Role.NORM_SCALE
+    return norm or evidence.signals.parameter(scale).rms < NEARLY_ONE
 
 
 def _without_zeroed(evidence: Evidence, sums: Sequence[LayerSignal]) -> Callable[[LayerSignal], float]:

@@ -23,6 +23,7 @@ from fanin.recipes.questions import (
     added_to_scores,
     added_to_signals,
     bounded,
+    enters_scores,
     factor_activations,
     hands_on,
     is_normed,
@@ -139,7 +140,8 @@ class _Chooser:
         if node.feeds_state and not (gated or rectified):
             return xavier_normal(), "input of a recurrence without gates: Xavier, so that it leaves the state room"
         if node.role in WEIGHTS:
-            return self.kinks.share(node, self._of_table(node, self._of_pool(node, for_each_block(node, self._matrix))))
+            decision = self._of_pool(node, _of_size(node, for_each_block(node, self._matrix)))
+            return self.kinks.share(node, self._of_table(node, decision))
         if node.role == Role.BIAS and node.activation == "softplus" and node.stream is not None:
             return Keep(), "the bias of a rate, as in state-space models: kept as constructed"
         if node.role == Role.BIAS:
@@ -155,7 +157,11 @@ class _Chooser:
             words = f"batch norm that ends a residual branch, one of {branches} in a row: 1/∜{branches}"
             return Constant(float(f"{branches**-0.25:.12g}")), f"{words}, so that the gradient does not explode"
         if node.role == Role.LAYER_SCALE and node.ops and node.stream is None:
-            return Ones(), "layer scale without a skip around it, which would make all of the signal small: one"
+            words = "layer scale that nothing of the input goes around, so that all of the signal would be small: one"
+            return Ones(), words
+        if node.role == Role.NORM_SCALE and node.input_rms < 1 and not enters_scores(node):
+            words = f"scale of vectors of length 1, whose numbers have size {node.input_rms:.4g}"
+            return Constant(float(f"{1 / node.input_rms:.6g}")), f"{words}: 1 over that, so that they have size 1"
         return beside_weights(node)
 
     def _bias(self, node: ParameterNode) -> tuple[Scheme, str]:
@@ -321,6 +327,15 @@ def _endings(nodes: Sequence[ParameterNode]) -> dict[str, int]:
     normed = {node.name for node in nodes if any(op.target == "batch_norm" for op in node.ops)}
     ending = [node for node in nodes if node.tamed_by in normed]
     return {node.tamed_by: max(node.stream_depth, in_a_row(ending)) for node in ending}
+
+
+def _of_size(node: ParameterNode, decision: Decision) -> Decision:
+    """What a weight gets, where the size of what it takes in is known and not one."""
+    size = float(f"{node.input_rms:.4g}")
+    if size == 1 or node.norm_after or node.standardized:
+        return decision
+    scheme, words = decision
+    return scheme.scaled(1 / size), f"{words}; it takes in numbers of size {size:g}: ÷ {size:g}"
 
 
 def _of_state(node: ParameterNode) -> str:

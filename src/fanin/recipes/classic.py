@@ -9,10 +9,10 @@ from fanin.graph import WEIGHTS, Graph, ParameterNode, Role
 from fanin.plans import Plan
 from fanin.recipes.following import following
 from fanin.recipes.registry import register
+from fanin.recipes.rules import norm_scale
 from fanin.schemes import (
     Keep,
     Normal,
-    Ones,
     Orthogonal,
     Packed,
     Scheme,
@@ -122,7 +122,7 @@ def beside_weights(node: ParameterNode) -> tuple[Scheme, str]:
     if node.role == Role.BIAS:
         return Zeros(), "biases start at zero"
     if node.role == Role.NORM_SCALE:
-        return Ones(), "a norm's scale starts at one"
+        return norm_scale(node)
     if node.role == Role.NORM_SHIFT:
         return Zeros(), "a norm's shift starts at zero"
     if node.role == Role.EMBEDDING and node.fans.fan_out:

@@ -15,7 +15,7 @@ from fanin.graph import WEIGHTS, Graph, ParameterNode, Role
 from fanin.plans import Plan
 from fanin.recipes.registry import REGISTRY, Entry, RecipeFunction
 from fanin.rows import Row
-from fanin.schemes import Keep, Ones, Scheme, VarianceScaling, Zeros
+from fanin.schemes import Constant, Keep, Ones, Scheme, VarianceScaling, Zeros
 
 Decision = tuple[Scheme, str]
 Predicate = Callable[[ParameterNode], bool]
@@ -169,6 +169,14 @@ def give(scheme: Scheme, reason: str) -> Callable[[ParameterNode], Decision]:
     return lambda _: (scheme, reason)
 
 
+def norm_scale(node: ParameterNode) -> Decision:
+    """One, together with what the model adds to it."""
+    if node.offset:
+        scheme = Zeros() if node.offset == 1 else Constant(1 - node.offset)
+        return scheme, f"a norm's scale starts at one, of which the model adds {node.offset:g}"
+    return Ones(), "a norm's scale starts at one"
+
+
 def torch_default(node: ParameterNode) -> Decision:
     """What torch's constructor draws: U(±1/√fan_in) for weights and their biases."""
     if node.default is not None:
@@ -181,7 +189,7 @@ def torch_default(node: ParameterNode) -> Decision:
 ZERO_BIASES = Rule("biases", role(Role.BIAS), give(Zeros(), "biases start at zero"))
 DEFAULT_BIASES = Rule("biases", role(Role.BIAS), torch_default)
 """Biases as torch's constructors draw them."""
-NORM_SCALES = Rule("norm scales", role(Role.NORM_SCALE), give(Ones(), "a norm's scale starts at one"))
+NORM_SCALES = Rule("norm scales", role(Role.NORM_SCALE), norm_scale)
 NORM_SHIFTS = Rule("norm shifts", role(Role.NORM_SHIFT), give(Zeros(), "a norm's shift starts at zero"))
 PLAIN = (ZERO_BIASES, NORM_SCALES, NORM_SHIFTS)
 """Zero biases, and norms that start as the identity: common to nearly all."""

@@ -9,13 +9,13 @@ from itertools import pairwise
 from typing import Any
 
 from fanin.fans import ELEMENTWISE, EMBEDDING, Axes, Block, even_blocks
-from fanin.graph import WEIGHTS, Graph, Op, ParameterNode, Role
+from fanin.graph import NEARLY_ONE, WEIGHTS, Graph, Op, ParameterNode, Role
 from fanin.tracing.dataflow import activations_of
 from fanin.tracing.layouts import axes_of
 from fanin.tracing.modules import GRU_GATES, LSTM_GATES
 from fanin.tracing.packing import Packing
 from fanin.tracing.passages import LAST, Terminal
-from fanin.tracing.records import Operation, Value
+from fanin.tracing.records import Operation, Space, Value
 from fanin.tracing.residuals import Residual
 from fanin.tracing.roles import role_of
 from fanin.tracing.sums import averaged, in_dot_product, summed, table_behind, table_beside
@@ -80,6 +80,7 @@ class Assembler:
         same = [other for other, played in zip(uses, roles, strict=True) if played == role]
         fields: Fields = {"role": role, "ops": tuple(_op(other.operation) for other in uses), "exercised": True}
         fields["reparametrized"] = use.reparametrized
+        fields["offset"] = _offset(use)
         fields["axes"] = self._axes(base, role, use)
         if role in WEIGHTS:
             fields["weight_depth"] = self._walker.flow.weight_depths[use.operation.output.id]
@@ -153,6 +154,9 @@ class Assembler:
             fields["norm_before"] = self._walker.behind(data)[0]
             fields["summed"], fields["averaged"] = summed(data), averaged(data)
             fields["table_before"] = table_behind(data)
+            fields["input_rms"] = self._walker.sizes.of(data)
+        elif role == Role.NORM_SCALE and operation.target in PRODUCTS:
+            fields["input_rms"] = min(map(self._walker.sizes.of, activations_of(operation)), default=1.0)
         elif role == Role.POSITION:
             fields["table_before"] = table_beside(use.value, operation)
         fields.update(self._stream(role, use, data))
@@ -207,11 +211,20 @@ class Assembler:
         if role in WEIGHTS and data is not None:
             last = walker.last_of(use.operation, data)
             if last is not None and last.residual is not None:
-                tamed_by = last.passage.scales[-1] if last.passage.scales else ""
-                return {"residual_last": True, "tamed_by": tamed_by, **self._stream_of(last.residual)}
+                scale = last.passage.scales[-1] if last.passage.scales else ""
+                follows = "tamed_by" if self._tames(scale) else "scaled_by"
+                return {"residual_last": True, follows: scale, **self._stream_of(last.residual)}
         given = data or next(iter(activations_of(use.operation)), made)
         enclosing = walker.residuals.enclosing(given, made)
-        return self._stream_of(enclosing) if enclosing is not None else {}
+        if enclosing is None or (role == Role.LAYER_SCALE and enclosing.skip.space != Space.ACTIVATION):
+            return {}  # around the scale goes a learned token at most, so that all of the input passes it
+        return self._stream_of(enclosing)
+
+    def _tames(self, scale: str) -> bool:
+        """Whether a norm's scale, or a learned one that is small as constructed, as far as its value is known."""
+        if self._walker.run.equal.get(scale, 0.0) < NEARLY_ONE:
+            return True
+        return any(role_of(self._walker, use) == Role.NORM_SCALE for use in self._uses.get(scale, []))
 
     def _stream_of(self, residual: Residual) -> Fields:
         residuals, stream = self._walker.residuals, residual.stream
@@ -393,6 +406,22 @@ def _padding_row(use: Use) -> int | None:
     if not isinstance(row, int) or use.chain or (row < 0 and use.operation.target == "embedding"):
         return None
     return row % rows
+
+
+def _offset(use: Use) -> float:
+    """The constants that were added to a parameter before its use."""
+    added = 0.0
+    for operation in (link.operation for link in use.chain if link.operation.target == "add"):
+        given = next((item for name in ("other", "self") if (item := _number(operation.arguments.get(name)))), 0.0)
+        added += given * float(operation.arguments.get("alpha", 1))
+    return added
+
+
+def _number(given: Any) -> float:
+    """An argument that is one constant number; 0 for any other."""
+    if isinstance(given, Value) and given.constant is not None and given.numel == 1:
+        return float(given.constant)
+    return float(given) if isinstance(given, int | float) else 0.0
 
 
 def _data(use: Use) -> Value | None:

@@ -41,6 +41,7 @@ class Recorder(compatibility.DispatchMode):
         self._written: dict[int, Value] = {}
         self._versions: dict[int, int] = {}
         self._seen: dict[int, int] = {}
+        self._memories: dict[int, torch.Tensor | None] = {}
         self._guesses = optimistic.Guesses()
 
     def register(self, tensor: torch.Tensor, kind: str, name: str = "", keep: torch.Tensor | None = None) -> Value:
@@ -58,6 +59,9 @@ class Recorder(compatibility.DispatchMode):
         self._alive.append(tensor)
         storage = compatibility.storage_key(tensor)
         self._seen[id(tensor)] = self._versions.get(storage, 0)
+        if value.constant is not None and storage not in self._memories:
+            whole = tensor.is_contiguous() and tensor.numel() * tensor.itemsize == tensor.untyped_storage().nbytes()
+            self._memories[storage] = value.constant if whole else None
 
     def read(self, tensor: torch.Tensor) -> Value:
         """The value of a tensor now: after a write through another view of its memory it is a new one."""
@@ -69,11 +73,33 @@ class Recorder(compatibility.DispatchMode):
         if storage and self._versions.get(storage, 0) != self._seen[id(tensor)]:
             written = self._written[storage]
             fresh = self.run.new_value(tensor, "op")
+            fresh.constant = self._remembered(tensor, storage)
             self._emit("alias_sync", None, {"self": value, "source": written}, (fresh,))
             self._values[id(tensor)] = fresh
             self._seen[id(tensor)] = self._versions[storage]
             return fresh
         return value
+
+    def _write(self, tensor: torch.Tensor, storage: int, numbers: torch.Tensor | None) -> None:
+        """What was written into a part of a memory, for those who read other parts of it."""
+        memory = self._memories.get(storage)
+        if memory is None:
+            return
+        if numbers is None:
+            self._memories[storage] = None
+            return
+        with compatibility.no_modes():
+            memory = memory.clone() if storage not in self._versions else memory
+            memory.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).copy_(numbers)
+        self._memories[storage] = memory
+
+    def _remembered(self, tensor: torch.Tensor, storage: int) -> torch.Tensor | None:
+        """The numbers of a tensor after a write into its memory, where they are known."""
+        memory = self._memories.get(storage)
+        if memory is None:
+            return None
+        with compatibility.no_modes():
+            return memory.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).clone()
 
     def _values_in(self, argument: Any) -> Any:
         if isinstance(argument, torch.Tensor):
@@ -218,6 +244,7 @@ class Recorder(compatibility.DispatchMode):
         for tensor, value in zip(tensors, outputs, strict=True):
             if id(tensor) in changed:
                 storage = compatibility.storage_key(tensor)
+                self._write(tensor, storage, value.constant)
                 self._versions[storage] = self._versions.get(storage, 0) + 1
                 self._written[storage] = value
             self._bind(tensor, value)

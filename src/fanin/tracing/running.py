@@ -15,6 +15,8 @@ from fanin.tracing.capture import Recorder, tensors_in
 from fanin.tracing.isolation import Isolated
 from fanin.tracing.records import Call, Run
 
+_LONGEST_SCALE = 1 << 16
+
 
 class Differentiation(TorchFunctionMode):
     """Lets the recorder answer for ``torch.autograd.grad``, which models of physics call in their forward."""
@@ -57,6 +59,8 @@ def run_model(
     recorder = Recorder(run, mode, guess=run.source == "optimistic")
     for original, stand_in in isolated.parameters:
         run.parameters[names[id(original)]] = recorder.register(stand_in, "parameter", names[id(original)])
+        if (number := _equal(original)) is not None:
+            run.equal[names[id(original)]] = number
         if mode is None:
             recorder.protected.add(compatibility.storage_key(stand_in))
     for kept, stand_in in isolated.buffers:
@@ -77,6 +81,17 @@ def run_model(
     for tensor in tensors_in(output):
         run.outputs.add(recorder.read(tensor).id)
     return run
+
+
+def _equal(parameter: torch.Tensor) -> float | None:
+    """The one number that a scale's values are; None for other parameters, and where one device holds a part alone."""
+    plain = type(parameter) in (torch.Tensor, nn.Parameter) and not parameter.is_meta
+    if not plain or not 0 < parameter.numel() <= _LONGEST_SCALE or max(parameter.shape, default=1) < parameter.numel():
+        return None
+    if not parameter.is_floating_point() or compatibility.is_fake(parameter):
+        return None
+    first = parameter.detach().flatten()[0]
+    return float(first) if bool((parameter.detach() == first).all()) else None
 
 
 def _watch_modules(model: nn.Module, recorder: Recorder) -> Iterator[Any]:

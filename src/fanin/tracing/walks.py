@@ -14,6 +14,7 @@ from fanin.tracing.norms import find_norms
 from fanin.tracing.passages import LAST, Passage, Step, Terminal
 from fanin.tracing.records import Operation, Run, Space, Value
 from fanin.tracing.residuals import Residuals, is_weight_slot
+from fanin.tracing.sizes import Sizes
 from fanin.tracing.vocabulary import (
     ATTENTION,
     CONTRACTIONS,
@@ -40,6 +41,7 @@ class Walker:
         self.norms = find_norms(self.flow)
         self.attention = find_attention(self.flow)
         self.residuals = Residuals(self.flow, self.norms)
+        self.sizes = Sizes(self.flow, self.norms)
         self.activations = ActivationFinder(self.norms)
         self._separating: set[int] = set()
         self._state_gates = state_gates(self.flow)
