@@ -10,7 +10,8 @@ Each model runs forward and backward once on made-up inputs (noise, random token
   in; behind an attention over n keys or a mean over n positions, which leave 1/√n of independent values, it may be
   smaller by as much until a norm comes; weights that the model itself standardizes have no target;
 - backward: the gradient that reaches the output of the first weight is within 10³ of that at the end of the trunk,
-  both as norms; a trunk of several heads ends before each of them.
+  both as norms. The trunk ends at what the head takes in, before each of several; without a head at the last sum or
+  norm of its stream, or at the deepest weights.
 
 A model counts as started when all three hold. What ran is in `docs/benchmarks/starts.json`, model by model; ``--write``
 puts the table into `docs/starts.md`; ``--again`` runs again what had missed a criterion, or models whose names begin
@@ -34,7 +35,6 @@ import fanin
 from audit import LARGEST, LIBRARIES, OutOfTime, built, fewer, parser_of, prepare, time_limit
 from fanin.errors import FaninError
 from fanin.examples import made_up_inputs
-from fanin.graph import Graph
 from fanin.measuring import measure
 from fanin.observations import Kind, LayerSignal
 from fanin.plans import Plan
@@ -91,15 +91,21 @@ def _target(plan: Plan, name: str) -> float:
     row = plan[name]
     stds = [row.block_std[block] for block in row.block_std] or [row.expected.std]
     size = plan[row.node.table_before].expected.std if row.node.table_before else 1.0
-    return max(stds) * math.sqrt(max(row.node.fans.fan_in, 1.0)) * (size or 1.0)
+    return max(stds) * math.sqrt(max(row.node.fans.fan_in, 1.0)) * (size or 1.0) * row.node.input_rms
 
 
 def _averaged(signals: Signals, layer: LayerSignal) -> float:
-    """Over how many keys or positions the mean goes that an operation lies behind, with no norm since; else 1."""
+    """Over how many keys or positions the mean goes that an operation lies behind, with no norm since; else 1.
+
+    Probabilities over n keys are 1/n themselves, so that the allowance for them is n, of which a root is taken.
+    """
     steps = (Kind.WEIGHT, Kind.ATTENTION, Kind.NORM, Kind.ACTIVATION)
     for before in (earlier for earlier in reversed(signals.layers[: layer.index]) if earlier.kind in steps):
         if before.kind is Kind.ATTENTION:
-            return before.keys or 1.0
+            keys = before.keys or 1.0
+            return keys**2 if _mixes_heads(layer, before) else keys
+        if before.kind is Kind.WEIGHT and _beside_scores(signals, before):
+            continue
         if _positions(layer) > 1:
             return 1.0
         if _positions(before) > 1:
@@ -107,6 +113,18 @@ def _averaged(signals: Signals, layer: LayerSignal) -> float:
         if before.kind is Kind.NORM:
             return 1.0
     return 1.0
+
+
+def _beside_scores(signals: Signals, layer: LayerSignal) -> bool:
+    """Whether a weight makes the values, after the scores were made, or mixes the scores' probabilities."""
+    scores = [item for item in signals.layers[: layer.index] if item.kind is Kind.ATTENTION]
+    beside = any(item.weight_depth == layer.weight_depth for item in scores)
+    return beside or (bool(scores) and _mixes_heads(layer, scores[-1]))
+
+
+def _mixes_heads(layer: LayerSignal, before: LayerSignal) -> bool:
+    """Whether a weight takes in the probabilities of an attention: one for each head, query and key."""
+    return before.target == "softmax" and len(layer.shape) == 4 and sorted(layer.shape) == sorted(before.shape)
 
 
 def _positions(layer: LayerSignal) -> float:
@@ -121,16 +139,31 @@ def _backward(signals: Signals) -> float:
     def norm(layer: LayerSignal) -> float:
         return (layer.grad_rms or 0.0) * math.sqrt(math.prod(layer.shape))
 
-    graph: Graph = signals.graph
-    hidden: list[LayerSignal] = []
-    ends: dict[int, LayerSignal] = {}
-    for layer in signals.of_kind(Kind.WEIGHT, Kind.SUM):
-        if any(graph[name].output for name in layer.weights):
-            ends |= {before.index: before for before in hidden[-1:]}
+    ends = {layer.index: layer for layer in _ends(signals)}
+    heads = {name for layer in signals.of_kind(Kind.WEIGHT) for name in layer.weights if signals.graph[name].output}
+    weights = [layer for layer in signals.of_kind(Kind.WEIGHT, Kind.SUM) if layer.grad_rms]
+    first = next((layer for layer in weights if heads.isdisjoint(layer.weights)), None)
+    return norm(first) / math.hypot(*map(norm, ends.values())) if first is not None and ends else 1.0
+
+
+def _ends(signals: Signals) -> list[LayerSignal]:
+    """What each head takes in; without a head the last sum of a stream or norm, or else the deepest weights.
+
+    Other sums behind the last weight belong to a loss.
+    """
+    ends: list[LayerSignal] = []
+    before: list[LayerSignal] = []
+    for layer in signals.of_kind(Kind.WEIGHT, Kind.SUM, Kind.NORM, Kind.ACTIVATION):
+        if any(signals.graph[name].output for name in layer.weights):
+            ends += before[-1:]
         elif layer.grad_rms:
-            hidden.append(layer)
-    ends = ends or {before.index: before for before in hidden[-1:]}
-    return norm(hidden[0]) / math.hypot(*map(norm, ends.values())) if len(hidden) > 1 else 1.0
+            before.append(layer)
+    if ends:
+        return ends
+    depth = max((layer.weight_depth for layer in before if layer.kind is Kind.WEIGHT), default=0)
+    deepest = [layer for layer in before if layer.weight_depth == depth]
+    closing = [layer for layer in deepest if layer.kind is Kind.NORM or layer.stream_depth > 1]
+    return closing[-1:] or [layer for layer in deepest if layer.kind is Kind.WEIGHT]
 
 
 def compared(library: str, name: str) -> Row:
