@@ -86,6 +86,37 @@ def test_a_weight_makes_up_for_the_size_of_what_it_takes_in(made: Signal, behind
     assert math.sqrt(2) / 2.2 < put_out < math.sqrt(2) * 2.5
 
 
+@pytest.mark.parametrize("size", [1.0, 6.0, 80.0, 130.0, 3e4])
+def test_the_first_layer_makes_up_for_raw_inputs(size: float) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, inputs = Reading(lambda x: x, behind=False), size * torch.randn(64, 12)
+        filled(model, inputs)
+    assert math.sqrt(2) / 3 < rms(model.reading(inputs)) < math.sqrt(2) * 3
+
+
+def test_any_batch_of_raw_inputs_gives_the_same_plan() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Reading(lambda x: x, behind=False)
+        plans = {fanin.plan(model, torch.randint(0, 256, (8, 12)).float()) for _ in range(5)}
+    assert len(plans) == 1
+
+
+def test_a_model_that_divides_raw_inputs_is_left_alone() -> None:
+    with torch.random.fork_rng(devices=[]):
+        plan = fanin.plan(Reading(lambda x: x / 255, behind=False), torch.full((8, 12), 200.0))
+    assert plan["reading.weight"].std == pytest.approx(math.sqrt(2 / 12))
+
+
+def test_the_biases_of_few_raw_inputs_spread_the_kinks_over_them() -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Sequential(nn.Linear(1, 64), nn.ReLU(), nn.Linear(64, 1))
+        raw, usual = (fanin.plan(model, size * torch.ones(8, 1)) for size in (64.0, 1.0))
+    assert raw["0.bias"].std == pytest.approx(usual["0.bias"].std)
+    assert raw["0.weight"].std == pytest.approx(usual["0.weight"].std / 64)
+
+
 @pytest.mark.parametrize(
     "made",
     [
@@ -188,3 +219,89 @@ def test_a_layer_scale_that_only_a_token_goes_around_is_one() -> None:
     assert plan["first"].scheme == Ones()
     assert plan["second"].scheme == Keep()
     assert float(model(inputs).detach().std(0).mean()) > 0.1  # the answer depends on the input
+
+
+class Spoken(nn.Module):
+    """A language model whose table is multiplied on its way in, and its signal on its way out."""
+
+    def __init__(self, into: float, out: float = 1.0, tied: bool = True) -> None:
+        super().__init__()
+        self.tokens, self.head = nn.Embedding(40, 16), nn.Linear(16, 40, bias=False)
+        self.places = nn.Parameter(torch.zeros(8, 16))
+        if tied:
+            self.head.weight = self.tokens.weight
+        self.norm, self.mixing = nn.LayerNorm(16), nn.Linear(16, 16)
+        self.into, self.out = into, out
+
+    def embedded(self, x: torch.Tensor) -> torch.Tensor:
+        return self.into * self.tokens(x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embedded(x) + self.places
+        scores = x @ x.transpose(1, 2) / 4
+        x = x + self.mixing(scores.softmax(-1) @ x)
+        return self.head(self.norm(x) * self.out)
+
+
+@pytest.mark.parametrize(
+    ("model", "embedded", "logits"),
+    [
+        pytest.param(lambda: Spoken(4.0, tied=False), 1.0, 1.0, id="multiplied"),
+        pytest.param(lambda: Spoken(4.0), 1.0, 1.0, id="tied and multiplied"),
+        pytest.param(lambda: Spoken(1.0, 0.25), 1.0, 1.0, id="tied, the signal divided before the logits"),
+        pytest.param(lambda: Spoken(1.0), 0.25, 1.0, id="tied"),
+    ],
+)
+def test_tables_go_by_the_constants_that_multiply_them(
+    model: Callable[[], Spoken], embedded: float, logits: float
+) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        tokens, language = torch.randint(0, 40, (16, 8)), model()
+        filled(language, tokens)
+    assert rms(language.embedded(tokens)) == pytest.approx(embedded, rel=0.15)
+    assert rms(language.places) == pytest.approx(embedded / 2, rel=0.2)
+    assert rms(language(tokens)) == pytest.approx(logits, rel=0.25)
+
+
+def test_two_look_ups_that_share_their_rows_are_not_tied_to_the_output() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.source, self.target, self.head = nn.Embedding(9, 16), nn.Embedding(9, 16), nn.Linear(16, 9)
+            self.target.weight = self.source.weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(functional.layer_norm(self.source(x) + self.target(x.flip(1)), (16,)))
+
+    with torch.random.fork_rng(devices=[]):
+        plan = fanin.plan(Shared(), torch.zeros(2, 3, dtype=torch.long))
+    assert "tied" not in plan["source.weight"].reason
+    assert "tied" not in plan["head.weight"].reason
+
+
+class Experts(nn.Module):
+    """All experts, weighted by a softmax, as one branch."""
+
+    def __init__(self, count: int = 4) -> None:
+        super().__init__()
+        self.router = nn.Linear(16, count)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 16)) for _ in range(count)
+        )
+        self.norm = nn.LayerNorm(16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        given = self.norm(x)
+        shares = self.router(given).softmax(-1)
+        mixed = torch.zeros_like(x)
+        for place, expert in enumerate(self.experts):
+            mixed = mixed + shares[..., place : place + 1] * expert(given)
+        return x + mixed
+
+
+def test_experts_whose_shares_add_up_to_one_are_one_branch() -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Sequential(nn.Linear(8, 16), Experts(), Experts(), nn.Linear(16, 4))
+        plan = fanin.plan(model, torch.zeros(2, 8))
+    assert {row.node.stream_depth for row in plan if row.node.residual_last} == {2}

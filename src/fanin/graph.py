@@ -108,7 +108,10 @@ class ParameterNode:
         averaged: how many positions were averaged into each number that it takes in, where they have no mean of their
             own.
         input_rms: how large the numbers are that it takes in, where constants or a unit length decide it: pixels that
-            the model multiplies by 255, vectors of length 1, a table of distances. 1 for any other.
+            the model multiplies by 255, vectors of length 1, a table of distances. 1 for any other. Of an embedding
+            that is a matrix as well, the constant factor of what that takes in.
+        times: the constant that the model multiplies an embedding's rows by, as √d in the first transformer.
+        covered: the share of a convolution's taps that meet its input and not the zeros around it, over all places.
         table_before: the embedding whose rows a weight takes in as they are, moved and joined at most, or to whose rows
             a position is added, by its name.
         gate: ``factor`` where its activated output multiplies another signal; ``exponent`` where the exponential of its
@@ -156,6 +159,8 @@ class ParameterNode:
     summed: int = 1
     averaged: int = 1
     input_rms: float = 1.0
+    times: float = 1.0
+    covered: float = 1.0
     table_before: str = ""
     gate: str = ""
     dot_product: bool = False

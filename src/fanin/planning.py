@@ -32,7 +32,8 @@ def plan(
     Args:
         model: any module, also on the meta device.
         inputs: what the model is called with: a tensor, a tuple of positional arguments, a dict of keyword arguments.
-            They are only looked at for their shapes: the model is traced on fake tensors.
+            They are looked at for their shapes, for the model is traced on fake tensors; and where their numbers are
+            far from unit size, as raw pixels are, for that size, rounded so coarsely that any batch gives the same.
         recipe: a name (``fanin.recipes.REGISTRY`` lists them) or a function from a graph to a plan.
         activation: the non-linearity that follows the weights, where the model's structure does not tell it: a name,
             a module, or any function of a tensor.

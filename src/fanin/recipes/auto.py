@@ -23,10 +23,13 @@ from fanin.recipes.questions import (
     added_to_scores,
     added_to_signals,
     bounded,
+    ends_in_product,
     enters_scores,
     factor_activations,
     hands_on,
+    is_gate,
     is_normed,
+    is_tied_table,
     makes_exponent,
     multiplies,
     squashes,
@@ -84,6 +87,7 @@ def auto(graph: Graph) -> Plan:
         plain=plain,
         head=head,
         bare_gates=bare,
+        unmixed=frozenset(node.stream for node in nodes if node.residual_last and ends_in_product(node)),
         factors=factor_activations(nodes),
         driven=driven,
         gated_state=gated_state,
@@ -91,7 +95,7 @@ def auto(graph: Graph) -> Plan:
         kinks=Kinks.of(nodes),
         products=Products.of(nodes),
         endings=_endings(nodes),
-        tied_tables={node.name: node.shape[-1] for node in nodes if node.role == Role.EMBEDDING and node.aliases},
+        tied_tables={node.name: node for node in nodes if is_tied_table(node)},
         exponents=sum(map(makes_exponent, nodes)),
         branches=Branches.of(nodes, linear=plain.slope is not None),
         attends=any("softmax_q" in activations_after(node) for node in nodes),
@@ -110,6 +114,8 @@ class _Chooser:
     """The gain of an output layer."""
     bare_gates: bool
     """Products with unbounded gates in the branches of a net without norms."""
+    unmixed: frozenset[int | None]
+    """The streams whose branches end in a product, with no weight behind it that would mix the signs of what grows."""
     factors: frozenset[str]
     """The activations whose results are factors of something else, where no packed weight says which."""
     driven: bool
@@ -124,8 +130,8 @@ class _Chooser:
     """A chain of gated layers, which start open."""
     endings: dict[str, int]
     """The scales of batch norms that end residual branches, and how many branches their streams have."""
-    tied_tables: dict[str, int]
-    """The embeddings that are the output layer as well, and their widths."""
+    tied_tables: dict[str, ParameterNode]
+    """The embeddings that are the output layer as well."""
     exponents: int
     """The weights that make exponents of factors."""
     branches: Branches
@@ -140,7 +146,8 @@ class _Chooser:
         if node.feeds_state and not (gated or rectified):
             return xavier_normal(), "input of a recurrence without gates: Xavier, so that it leaves the state room"
         if node.role in WEIGHTS:
-            decision = self._of_pool(node, _of_size(node, for_each_block(node, self._matrix)))
+            decision = _of_size(node, self._of_padding(node, for_each_block(node, self._matrix)))
+            decision = self._of_pool(node, decision)
             return self.kinks.share(node, self._of_table(node, decision))
         if node.role == Role.BIAS and node.activation == "softplus" and node.stream is not None:
             return Keep(), "the bias of a rate, as in state-space models: kept as constructed"
@@ -166,7 +173,9 @@ class _Chooser:
 
     def _bias(self, node: ParameterNode) -> tuple[Scheme, str]:
         weight = self.kinks.weights.get(node.name)
-        return (Zeros(), "biases start at zero") if weight is None else self.kinks.bias(node, self.choose(weight)[0])
+        if weight is None:
+            return Zeros(), "biases start at zero"
+        return self.kinks.bias(node, self.choose(weight)[0].scaled(weight.input_rms))  # its input is one, of unit size
 
     def _matrix(self, node: ParameterNode, activation: str | None) -> Decision:
         """A weight by its rule; orthogonal in deep nets, where the fluctuations of Gaussian ones add up.
@@ -193,8 +202,9 @@ class _Chooser:
         if node.feedback or (node.role == Role.RECURRENT and not node.feeds_state):
             return Orthogonal(), "recurrent: an orthogonal matrix keeps the state's length over time"
         if node.feeds_state:
-            kind = "a recurrence of rectifiers" if slope_behind(node) else "recurrent gates"
-            words = f"input of {kind}: gain 1, as much as the state brings{_of_state(node)}, {fan_in}"
+            kind = "a recurrence of rectifiers: gain 1, as much as the state brings"
+            kind = kind if slope_behind(node) else "recurrent gates: gain 1"
+            words = f"input of {kind}{_of_state(node)}, {fan_in}"
             return _of_gain(state_power(node.state_before) ** -0.5), words
         if node.standardized:
             words = "the model standardizes this weight, so that only its direction counts: gain 1"
@@ -223,9 +233,12 @@ class _Chooser:
         gain, words = gain * state_power(node.state_before) ** -0.5, words + _of_state(node)
         if self.bare_gates and node.stream is not None:
             depth = self.branches.depth(node)
+            words = f"in a gated branch without norms, {self.branches.counted(node)}: the product of its"
+            if node.stream in self.unmixed:
+                gain = (2 * depth) ** -0.5
+                return _of_gain(gain), f"{words} two weights is 1/(2 · {depth}), gain {gain:.4f}, {fan_in}"
             gain = depth ** (-1 / 3)
-            words = f"in a gated branch without norms, {self.branches.counted(node)}: the product of its three"
-            return _of_gain(gain), f"{words} weights is 1/{depth}, gain {gain:.4f}, {fan_in}"
+            return _of_gain(gain), f"{words} three weights is 1/{depth}, gain {gain:.4f}, {fan_in}"
         if node.post_norm and not node.residual_last and hands_on(node, activation):
             words += f"; in a branch with a norm after each sum, {node.stream_depth} in the stream"
             gain, words = gain / node.stream_depth**0.25, f"{words}: ÷ ∜{node.stream_depth}"
@@ -263,32 +276,47 @@ class _Chooser:
             ), f"{words}; it takes in means over {node.averaged}, which are small: × ∜{few}"
         return decision
 
-    def _of_table(self, node: ParameterNode, decision: Decision) -> Decision:
-        """What a linear layer gets that takes in rows of a tied table, which is small for the sake of the logits."""
-        width = self.tied_tables.get(node.table_before)
-        if width is None or node.norm_after or node.role != Role.LINEAR:
+    def _of_padding(self, node: ParameterNode, decision: Decision) -> Decision:
+        """What a padded convolution gets in a deep plain net, where zeros at the borders take power in every layer."""
+        if node.covered == 1 or node.norm_after or node.stream is not None or not self.plain.is_deep:
             return decision
         scheme, words = decision
-        return scheme.scaled(math.sqrt(width)), f"{words}; it takes in rows of the tied embedding: × √{width}"
+        share = float(f"{node.covered:.4g}")
+        return scheme.scaled(
+            share**-0.5
+        ), f"{words}; {share:.0%} of its taps meet the input, and zeros the rest: ÷ √{share:g}"
+
+    def _of_table(self, node: ParameterNode, decision: Decision) -> Decision:
+        """What a linear layer gets that takes in rows of a tied table, which is small for the sake of the logits."""
+        table = self.tied_tables.get(node.table_before)
+        if table is None or node.norm_after or node.role != Role.LINEAR:
+            return decision
+        scheme, words = decision
+        size = _tied_std(table)
+        return scheme.scaled(1 / size[0]), f"{words}; it takes in rows of the tied embedding: ÷ {size[1]}"
 
     def _embedding(self, node: ParameterNode) -> Decision:
         width = node.fans.fan_out
-        if node.aliases or node.output:
-            words = f"embedding tied to the output: 1/√{width:g} keeps the first logits near 1"
-        elif node.dot_product:
+        if is_tied_table(node):
+            std, text = _tied_std(node)
+            return Normal(std), f"embedding tied to the output: {text} keeps the first logits near 1"
+        if node.dot_product:
             words = f"embedding in a dot product: rows of unit length, 1/√{width:g}"
         elif self.plain.chain and not node.norm_after and node.activation != "gate_value":
             words = f"embedding before plain layers: rows of unit length, 1/√{width:g}, which training soon moves"
+        elif node.times != 1:
+            words = f"embedding whose rows the model multiplies by {node.times:.4g}: 1 over that, for unit variance"
+            return Normal(float(f"{1 / node.times:.12g}")), words
         else:
             return Normal(1.0), "embedding: one-hot input, std 1 gives the stream unit variance"
         return Normal(1 / math.sqrt(width)), words
 
     def _positions(self, node: ParameterNode) -> Decision:
         """Large enough to be told apart by the first attention, and not so large that they drown what stands there."""
-        width = node.shape[-1]
-        if node.table_before in self.tied_tables:
-            words = f"positions beside a tied embedding: half its std, {PLACES:g}/√{width}"
-            return Normal(PLACES / math.sqrt(width)), words
+        if (table := self.tied_tables.get(node.table_before)) is not None:
+            std, text = _tied_std(table)
+            size, words = std * table.times, f"{text} × {table.times:.4g}" if table.times != 1 else text
+            return Normal(PLACES * size), f"positions beside a tied embedding: half its size, {PLACES:g} · {words}"
         return Normal(PLACES), f"positions: std {PLACES:g}, half of what they are added to"
 
     def _is_tied_depth(self, node: ParameterNode) -> bool:
@@ -300,6 +328,8 @@ class _Chooser:
         after = following(node, activation)
         if activation is None and not after.known and node.weight_depth == self.plain.last:
             return 1.0, "what follows is not known, and no weight comes after this one: gain 1"
+        if activation is None and not after.known and node.axes.blocks:
+            return 1.0, "rows of which it is not known what follows: gain 1"
         if activation == "gate_value" and (gate := self._gate_beside(node)) and squashes(gate):
             power = gains.moments(gate).second_moment
             words = f"value of a product whose {gate} gate lets {power:.4f} of the power pass"
@@ -309,7 +339,7 @@ class _Chooser:
             return gain, f"first of layers of waves: gain 1/√(3 · fan_in) = {gain:.4g}, SIREN's, for many frequencies"
         if activation and after.known and node.captured is None and squashes(activation):
             centred = gains.gain(activation, "centred")
-            if self.plain.depth > 2:
+            if self.plain.depth > 2 or (node.stream is not None and not is_gate(node)):
                 return centred, f"followed by {activation}, whose mean carries nothing: centred gain {centred:.4f}"
             where = "a shallow net" if self.plain.depth else "a net that is not plain"
             return 1.0, f"followed by {activation} in {where}: gain 1"
@@ -327,6 +357,13 @@ def _endings(nodes: Sequence[ParameterNode]) -> dict[str, int]:
     normed = {node.name for node in nodes if any(op.target == "batch_norm" for op in node.ops)}
     ending = [node for node in nodes if node.tamed_by in normed]
     return {node.tamed_by: max(node.stream_depth, in_a_row(ending)) for node in ending}
+
+
+def _tied_std(table: ParameterNode) -> tuple[float, str]:
+    """The std of a table that is the output layer as well, and its formula."""
+    width = table.shape[-1]
+    text = f"1/√{width}" if table.input_rms == 1 else f"1/({table.input_rms:.4g} · √{width})"
+    return float(f"{1 / math.sqrt(width) / table.input_rms:.12g}"), text
 
 
 def _of_size(node: ParameterNode, decision: Decision) -> Decision:

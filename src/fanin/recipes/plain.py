@@ -13,7 +13,7 @@ from fanin.graph import Graph, ParameterNode, Role
 from fanin.recipes.following import LINEAR
 from fanin.recipes.lengths import Running, stable_length
 from fanin.recipes.questions import activations_after, bounded, is_gate, is_normed, squashes
-from fanin.recipes.rectifiers import common_slope
+from fanin.recipes.rectifiers import common_slope, is_linear_stem
 from fanin.recipes.rules import Decision
 from fanin.schemes import LooksLinear, ScaledOrthogonal
 
@@ -39,6 +39,8 @@ class Plain:
     """The `ParameterNode.weight_depth` behind which no weight lies, in any net that was traced."""
     slope: float | None = None
     """Of the odd part of the activations, where that is linear and the chain is deep: see `common_slope`."""
+    stem: bool = False
+    """The first layer is linear."""
     running: Running | None = None
     """The length at which the net runs, where unit variance is not stable."""
 
@@ -47,9 +49,11 @@ class Plain:
         """Look at every parameter."""
         nodes, depth, chain = list(graph), plain_depth(graph), chain_depth(graph)
         trunk = chain or trunk_depth(nodes)
-        slope = common_slope(node for node in nodes if node.stream is None) if trunk >= MIRRORED else None
+        between = [node for node in nodes if node.stream is None]
+        slope = common_slope(between, stem=chain > 0) if trunk >= MIRRORED else None
         last = max((node.weight_depth for node in nodes if node.is_weight), default=0) or None
-        return cls(depth, chain, trunk, last, slope, _running(nodes, depth) if slope is None else None)
+        running = _running(nodes, depth) if slope is None else None
+        return cls(depth, chain, trunk, last, slope, chain > 0 and any(map(is_linear_stem, nodes)), running)
 
     @property
     def is_deep(self) -> bool:
@@ -83,7 +87,9 @@ class Plain:
             layers = f"{self.trunk} layers of rectifiers between residual branches"
         elif not self.depth:
             layers += " with norms"
-        if node.weight_depth == 1:
+        if self.stem and is_linear_stem(node):
+            return ScaledOrthogonal(gain), f"{words}; before {layers}: orthogonal"
+        if node.weight_depth == 1 or (self.stem and node.weight_depth == 2):
             words = f"{words}; first of {layers}: its rows mirrored, so that they start as one linear map"
             return LooksLinear(gain, mirrored=False), words
         halves = "φ(z) − φ(−z) = " + ("z" if math.isclose(slope, 1) else f"{slope:.4g} z")

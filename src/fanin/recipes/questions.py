@@ -10,6 +10,8 @@ from fanin.errors import FaninError
 from fanin.graph import ParameterNode, Role
 from fanin.recipes.following import LINEAR
 
+_LOOKUPS = frozenset({"embedding", "embedding_bag"})
+
 STEEP = 1.5
 """The squared slope over the variance: 1 for a line, 1.03 for the sigmoid, 2.2 for the cosine."""
 
@@ -40,9 +42,20 @@ def factor_activations(nodes: Sequence[ParameterNode]) -> frozenset[str]:
     return frozenset(node.activation for node in nodes if node.gate == "factor" and node.activation)
 
 
+def ends_in_product(node: ParameterNode) -> bool:
+    """Whether what a weight puts out is multiplied, as a gate or as its value, before it goes anywhere."""
+    return is_gate(node) or "gate_value" in activations_after(node)
+
+
 def makes_exponent(node: ParameterNode) -> bool:
     """Whether a weight, or a block of it, makes the exponent of a factor, as the couplings of a flow do."""
     return node.is_weight and (node.gate == "exponent" or "exponent" in node.blocks)
+
+
+def is_tied_table(node: ParameterNode) -> bool:
+    """Whether an embedding is a matrix as well, as the output layer; two look-ups that share their rows tie nothing."""
+    tied = bool(node.aliases) and (not node.ops or any(op.target not in _LOOKUPS for op in node.ops))
+    return node.role == Role.EMBEDDING and (tied or node.output)
 
 
 def added_to_signals(node: ParameterNode) -> bool:

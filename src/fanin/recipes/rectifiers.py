@@ -26,10 +26,11 @@ _POINTS = np.geomspace(1e-2, 4.0, 50)
 _LEAKY = ("leaky_relu", "prelu", "rrelu")
 
 
-def common_slope(nodes: Iterable[ParameterNode]) -> float | None:
+def common_slope(nodes: Iterable[ParameterNode], *, stem: bool = False) -> float | None:
     """The c of φ(z) − φ(−z) ≈ c·z in a traced net; None where an activation has no such c, or weights have groups.
 
-    Of several activations it is the geometric mean. Where nothing was traced, what a weight takes in is not known.
+    Of several activations it is the geometric mean. With a stem, first layers may be linear. Where nothing was
+    traced, what a weight takes in is not known.
     """
     slopes = set()
     for node in nodes:
@@ -37,10 +38,15 @@ def common_slope(nodes: Iterable[ParameterNode]) -> float | None:
             continue
         if node.axes.groups > 1 or node.axes.blocks or not node.weight_depth:
             return None
-        if not node.output:
+        if not (node.output or (stem and is_linear_stem(node))):
             slopes.add(slope_behind(node))
     known = [math.log(slope) for slope in slopes if slope]
     return math.exp(sum(known) / len(known)) if known and len(known) == len(slopes) else None
+
+
+def is_linear_stem(node: ParameterNode) -> bool:
+    """Whether a weight is a first layer that nothing bends, as a projection of the inputs."""
+    return node.is_weight and node.weight_depth == 1 and node.activation == "none" and not node.output
 
 
 def slope_behind(node: ParameterNode) -> float | None:

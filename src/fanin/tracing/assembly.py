@@ -14,6 +14,7 @@ from fanin.tracing.dataflow import activations_of
 from fanin.tracing.layouts import axes_of
 from fanin.tracing.modules import GRU_GATES, LSTM_GATES
 from fanin.tracing.packing import Packing
+from fanin.tracing.padding import covered
 from fanin.tracing.passages import LAST, Terminal
 from fanin.tracing.records import Operation, Space, Value
 from fanin.tracing.residuals import Residual
@@ -83,9 +84,13 @@ class Assembler:
         fields["offset"] = _offset(use)
         fields["axes"] = self._axes(base, role, use)
         if role in WEIGHTS:
+            fields["covered"] = covered(use.operation)
             fields["weight_depth"] = self._walker.flow.weight_depths[use.operation.output.id]
         fields.update(self._after(role, use))
         if role == Role.EMBEDDING:
+            fields["times"] = self._walker.sizes.times(use.operation.output)
+            heads = [signal for other in uses if (signal := _data(other)) is not None]
+            fields["input_rms"] = min(map(self._walker.sizes.behind, heads), default=1.0)
             fields["dot_product"] = in_dot_product(use.operation.output)
             fields["padding_row"] = base.padding_row if base.padding_row is not None else _padding_row(use)
         if role in _SHAPED:
@@ -337,7 +342,7 @@ class Assembler:
             selected = selected or self._walker.separated(use.operation.output)
         if ("activation", "glu") in kinds:
             return length > 1
-        return selected and length > 1 and len(kinds) > 1
+        return selected and length > 1 and (len(kinds) > 1 or self._steps(uses))
 
     def _confidence(self, base: ParameterNode, fields: Fields) -> float:
         confidence = _CONFIDENCE[self._walker.run.source]

@@ -150,6 +150,18 @@ class Flow:
                 depths[value.id] = before + contracts(operation)
         return depths
 
+    def counts(self, operation: Operation) -> bool:
+        """Whether what an operation makes goes into what the model returns; all do where that is not known."""
+        return not self._live or any(value.id in self._live for value in operation.outputs)
+
+    @cached_property
+    def _live(self) -> set[int]:
+        live = set(self.run.outputs)
+        for operation in reversed(self.run.operations):
+            if any(value.id in live for value in operation.outputs):
+                live.update(value.id for _, value in operation.inputs)
+        return live
+
     @cached_property
     def weight_operations(self) -> list[Operation]:
         """Contractions of a signal with a weight, in execution order."""

@@ -85,12 +85,12 @@ class Packing:
 
 
 def _blocks(keys: list[Key], owners: torch.Tensor) -> tuple[Block, ...]:
-    """The blocks in the order of their first rows, each name once; rows that nothing meets come last."""
+    """The blocks in the order of their first rows, each name once; last the rows that meet nothing that is known."""
     members = [(key, torch.nonzero(owners == place).flatten().tolist()) for place, key in enumerate(keys)]
     named = sorted(((key, rows) for key, rows in members if rows), key=lambda pair: pair[1][0])
     idle = torch.nonzero(owners < 0).flatten().tolist()
     if named and idle:
-        named.append((("unused", None, 0), idle))
+        named.append((("rest", None, 0), idle))
     names: list[str] = []
     for name, activation, _ in (key for key, _ in named):
         choices = (name, activation or "unknown", *(f"{name}{number}" for number in range(2, len(named) + 2)))

@@ -91,6 +91,7 @@ class Run:
         parameters: canonical name → value.
         reads: parameter name → its value; a parameter written in place keeps its first.
         outputs: what the model returned.
+        sizes: id of an input → how large its numbers are, rounded, where they are not of unit size.
         equal: the number that all of a parameter's values are, for short ones of which all are equal.
     """
 
@@ -101,6 +102,7 @@ class Run:
     inputs: list[Value] = field(default_factory=list)
     outputs: set[int] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
+    sizes: dict[int, float] = field(default_factory=dict)
     equal: dict[str, float] = field(default_factory=dict)
 
     def new_value(self, tensor: torch.Tensor, kind: str, name: str = "") -> Value:

@@ -8,11 +8,22 @@ from dataclasses import dataclass
 from fanin.tracing.dataflow import Flow, activations_of, contracts, is_activation, is_signal
 from fanin.tracing.norms import HandNorm
 from fanin.tracing.records import Operation, Space, Value
-from fanin.tracing.vocabulary import ACTIVATIONS, ATTENTION, CONTRACTIONS, MOVES, NORMS, PRODUCTS, RULES, SUMS
+from fanin.tracing.vocabulary import (
+    ACTIVATIONS,
+    ATTENTION,
+    CONTRACTIONS,
+    MOVES,
+    NORMS,
+    PRODUCTS,
+    RULES,
+    SELECTING,
+    SUMS,
+)
 
 TOKENS = 3 / 4
 """What is joined to fewer others than this share leaves is the same stream: four patches and a class token are."""
 
+_BOUNDED = frozenset({"tanh", "sigmoid", "hardtanh", "hardsigmoid", "softmax"})
 _WITH_PARAMETERS = SUMS | PRODUCTS | {"addcmul"}
 
 
@@ -49,7 +60,7 @@ class Residuals:
         self._by_output: dict[int, Residual] = {}
         for operation in flow.run.operations:
             operands = sum_operands(operation)
-            if operands is None or operation.index in norms:
+            if operands is None or operation.index in norms or not flow.counts(operation):
                 continue
             found = self._classify(operation, *operands)
             if found is not None:
@@ -73,6 +84,8 @@ class Residuals:
         flow = self._flow
         for skip, branch in ((first, second), (second, first)):
             root = self._skip_root(skip, branch)
+            if root is not None and _is_squashed(operation.output) and self._is_selected(skip, root):
+                return None  # a candidate for a state, and what its gates let pass of that, from parts of one weight
             if root is not None:
                 return Residual(operation, skip, branch, root, branches=self._count(branch, root))
         if not (is_activation(first) and is_activation(second)):
@@ -104,6 +117,15 @@ class Residuals:
         inside = (op for op in flow.weight_operations if flow.descends(branch, op.output))
         return any(self._bends(value, root) for op in inside for value in activations_of(op))
 
+    def _is_selected(self, value: Value, root: Value) -> bool:
+        """Whether a value is one part of another."""
+        for before in self._flow.back_chain(value):
+            if before is root:
+                return False
+            if before.producer is not None and before.producer.target in SELECTING:
+                return True
+        return False
+
     def _skip_root(self, skip: Value, branch: Value) -> Value | None:
         """The value from which the branch was computed, with a weight or norm in between; None if there is none."""
         flow = self._flow
@@ -120,7 +142,14 @@ class Residuals:
         return None
 
     def _count(self, branch: Value, root: Value) -> int:
-        """How many parallel branches a branch operand sums up; a linear correction such as LoRA's is none."""
+        """How many parallel branches a branch operand sums up; a linear correction such as LoRA's is none.
+
+        Experts whose weights are a softmax's are one, for the weights add up to one.
+        """
+        return max(self._leaves(branch, root), 1)
+
+    def _leaves(self, branch: Value, root: Value) -> int:
+        value = branch
         for value in self._flow.back_chain(branch):
             operands = sum_operands(value.producer) if value.producer else None
             if operands is None or (value.producer and value.producer.index in self.by_operation):
@@ -132,8 +161,15 @@ class Residuals:
             if common is None or not (self._bends(first, common) and self._bends(second, common)):
                 continue
             if self._flow.descends(first, root) and self._flow.descends(second, root):
-                return self._count(first, root) + self._count(second, root)
-        return 1
+                return self._leaves(first, root) + self._leaves(second, root)
+        return 0 if self._is_share(value.producer) else 1
+
+    def _is_share(self, operation: Operation | None) -> bool:
+        """Whether an operation multiplies a signal by what a softmax gave it."""
+        if operation is None or operation.target != "mul" or len(factors := activations_of(operation)) < 2:
+            return False
+        chains = (self._flow.back_chain(factor) for factor in factors)
+        return any(value.producer is not None and value.producer.target == "softmax" for c in chains for value in c)
 
     def _number_streams(self) -> None:
         parents: dict[int, int] = {}
@@ -215,6 +251,11 @@ def _most_of(operation: Operation) -> Value | None:
     """The signal beside which only a few tokens are put, as the class token of every scale in CoaT; None for others."""
     largest = max(activations_of(operation), key=lambda value: value.numel, default=None)
     return largest if largest is not None and largest.numel > TOKENS * operation.output.numel else None
+
+
+def _is_squashed(value: Value) -> bool:
+    """Whether nothing but activations that are bounded takes in a value."""
+    return bool(value.users) and all(user.target in _BOUNDED for user in value.users)
 
 
 def sum_operands(operation: Operation | None) -> tuple[Value, Value] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from fanin.tracing.isolation import Isolated
 from fanin.tracing.records import Call, Run
 
 _LONGEST_SCALE = 1 << 16
+_RAW, _COARSE = 4.0, 8.0
 
 
 class Differentiation(TorchFunctionMode):
@@ -94,6 +96,19 @@ def _equal(parameter: torch.Tensor) -> float | None:
     return float(first) if bool((parameter.detach() == first).all()) else None
 
 
+def _size(given: torch.Tensor) -> float:
+    """The RMS of an input that is far above one, as of raw pixels, to a power of eight; 1 for any other.
+
+    Rounded as coarsely as this, it is the same for any batch of the same data.
+    """
+    known = type(given) is torch.Tensor and given.is_floating_point() and not compatibility.is_fake(given)
+    if not known or given.is_meta or not given.numel():
+        return 1.0
+    with compatibility.no_modes():
+        rms = float(given.detach().double().square().mean().sqrt())
+    return _COARSE ** round(math.log(rms, _COARSE)) if _RAW <= rms < math.inf else 1.0
+
+
 def _watch_modules(model: nn.Module, recorder: Recorder) -> Iterator[Any]:
     """Hooks on the copy's own modules: nothing global, so threads do not disturb each other."""
     for path, module in model.named_modules():
@@ -117,6 +132,8 @@ def _prepare(item: Any, recorder: Recorder, mode: Any) -> Any:
         tensor = compatibility.fake_like(mode, plain) if mode is not None else _computable(plain)
         value = recorder.register(tensor, "input", keep=None if item.is_meta or item.is_floating_point() else item)
         recorder.run.inputs.append(value)
+        if (size := _size(item)) > 1:
+            recorder.run.sizes[value.id] = size
         return tensor
     if isinstance(item, dict):
         return type(item)((key, _prepare(part, recorder, mode)) for key, part in item.items())

@@ -1,4 +1,4 @@
-"""How large the numbers are that a weight takes in, where constants or a unit length decide it."""
+"""How large the numbers are that a weight takes in, where constants, raw inputs or a unit length decide it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from fanin.tracing.dataflow import Flow, activations_of, is_activation
 from fanin.tracing.norms import HandNorm
 from fanin.tracing.records import Operation, Space, Value
-from fanin.tracing.vocabulary import MOVES, PRODUCTS
+from fanin.tracing.vocabulary import MOVES, PRODUCTS, QUERIES
 
 LARGE = 16
 """Factors of inputs below this bring them to unit size, as those by a standard deviation do; 255 does not."""
+RAW = 4
+"""The same for inputs of which the example shows that they are raw."""
 OFF = 2
 """A size is worth making up for from this factor on."""
 
@@ -36,14 +38,43 @@ class Sizes:
     def of(self, signal: Value) -> float:
         """The RMS of a signal that constants or a unit length decide; 1 where they do not, or hardly change it.
 
-        A constant has its own; a vector of length 1 and n numbers 1/√n; an input the large factor by which the model
-        multiplies it, as pixels by 255. Products of such signals have the product of their sizes.
+        A constant has its own; a vector of length 1 and n numbers 1/√n; an input the size of the example's numbers,
+        where they are raw, and the large factor by which the model multiplies it, as pixels by 255. Products of such
+        signals have the product of their sizes.
         """
         if signal.space == Space.CONSTANT:
             size = max(_rms(signal), 1.0)  # small numbers may be mostly zeros, as masks and one-hot rows are
         else:
             size = self._size(signal, 0)
         return size if max(size, 1 / size) >= OFF else 1.0
+
+    def times(self, signal: Value) -> float:
+        """The constant that a signal is multiplied by, before anything else but moves happens to it."""
+        factor, value = 1.0, signal
+        for _ in range(_DEEPEST):
+            users = [user for user in value.users if user.target not in QUERIES]
+            if len(users) != 1:
+                break
+            (user,) = users
+            scales = user.target in PRODUCTS and all(
+                given is value or given.space == Space.CONSTANT for _, given in user.inputs
+            )
+            if not (scales or user.target in MOVES or user.target == "dropout"):
+                break
+            factor *= _constant_factor(user) if scales else 1.0
+            value = user.output
+        return factor
+
+    def behind(self, signal: Value) -> float:
+        """The constant that a signal was multiplied by, since anything but moves happened to it."""
+        factor = 1.0
+        for value in self._flow.back_chain(signal):
+            producer = value.producer
+            scales = producer is not None and producer.target in PRODUCTS
+            if producer is None or not (scales or producer.target in MOVES or producer.target == "dropout"):
+                break
+            factor *= _constant_factor(producer) if scales else 1.0
+        return factor
 
     def _size(self, signal: Value, depth: int) -> float:
         if depth > _DEEPEST:
@@ -57,7 +88,7 @@ class Sizes:
         for value in self._flow.back_chain(signal):
             producer = value.producer
             if producer is None:
-                return factor if value.kind == "input" and factor >= LARGE else 1.0
+                return self._of_input(value, factor)
             norm = self._norms.get(producer.index)
             if norm is not None:
                 return factor * _left_by(norm, producer) if value is norm.exit else 1.0
@@ -77,6 +108,12 @@ class Sizes:
             return factor * math.prod(sizes) if any(size != 1 for size in sizes) else 1.0
         joined = producer.target in MOVES and min(sizes) != 1 and max(sizes) < OFF * min(sizes)
         return factor * max(sizes) if joined else 1.0
+
+    def _of_input(self, value: Value, factor: float) -> float:
+        """The size of an input behind constant factors: of raw numbers, or of those that a large factor makes."""
+        given = self._flow.run.sizes.get(value.id, 1.0)
+        large = given * factor >= (LARGE if given == 1 else RAW)
+        return given * factor if value.kind == "input" and large else 1.0
 
 
 def _left_by(norm: HandNorm, last: Operation) -> float:
