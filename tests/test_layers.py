@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "drawing",
         "matching",
         "populations",
+        "ranges",
         "writability",
         "parametrized",
         "applying",

@@ -11,6 +11,7 @@ from fanin import sharding
 from fanin.errors import ApplyError, FaninError, compose
 from fanin.matching import Match
 from fanin.parametrized import Own, require_holdable
+from fanin.ranges import require_range
 from fanin.sites import require_fit
 from fanin.tracing.names import named_modules
 
@@ -79,6 +80,7 @@ def _row_problems(matches: Sequence[Match], seed: int) -> Iterator[tuple[str, Fa
         try:
             _require_memory(match.parameter)
             require_fit(match.row.scheme, match.site)
+            require_range(match.row.scheme, match.site, match.parameter.dtype)
             if match.is_computed_from:
                 require_holdable(match.row.scheme, match.site, match.entry, _own(match, matches), seed=seed)
         except FaninError as error:

@@ -284,5 +284,6 @@ def _require_range(law: Law, precision: Precision, constants: Constants, *number
             given=f"{law}",
             needed=f"numbers within the range of {precision.name}",
             why="values are computed in that precision before they are rounded to the tensor's dtype",
+            instead="a smaller standard deviation, or ends that lie nearer to each other",
         )
     )
