@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable
 
@@ -382,6 +383,110 @@ def test_verification_knows_the_spread_of_each_scheme(scheme: Scheme) -> None:
     with torch.no_grad():
         model.weight *= math.sqrt(2)
     assert not plan.verify(model)
+
+
+def rotate_queries(model: nn.Module) -> None:
+    model.in_proj_weight.copy_(model.in_proj_weight.roll(32, 0))
+
+
+def move_open_gate(model: nn.Module) -> None:
+    model.bias_ih_l0.copy_(model.bias_ih_l0.roll(24))
+
+
+def lose_a_gate(model: nn.Module) -> None:
+    model.weight_hh_l0[:24] *= 1e-6
+    model.weight_hh_l0[24:] *= math.sqrt(4 / 3)
+
+
+def draw_gaussian(model: nn.Module) -> None:
+    model.weight.normal_(std=model.weight.std().item(), generator=torch.Generator().manual_seed(0))
+
+
+def turn_one_gate_gaussian(model: nn.Module) -> None:
+    gate = model.weight_hh_l0[:24]
+    gate.normal_(std=gate.std().item(), generator=torch.Generator().manual_seed(0))
+
+
+def fill_padding(model: nn.Module) -> None:
+    model.weight[3] = 0.2
+
+
+def one_percent_of_a_percent(model: nn.Module) -> None:
+    model.weight.fill_(1.0001)
+
+
+TAMPERED: dict[str, tuple[Build, str, Scheme | None, Callable[[nn.Module], None], str]] = {
+    "queries": (
+        lambda: nn.MultiheadAttention(32, 4),
+        "in_proj_weight",
+        schemes.Packed.of(q=Normal(2.0), k=Normal(1.0), v=Normal(1.0)),
+        rotate_queries,
+        "q: std .* where 2",
+    ),
+    "open gate": (
+        lambda: nn.LSTM(16, 24),
+        "bias_ih_l0",
+        schemes.Packed.of(i=Zeros(), f=schemes.Ones(), g=Zeros(), o=Zeros()),
+        move_open_gate,
+        "f: mean 0 where 1",
+    ),
+    "lost gate": (lambda: nn.LSTM(16, 24), "weight_hh_l0", Normal(0.2), lose_a_gate, "i: std 1.9"),
+    "gaussian": (lambda: nn.Linear(64, 48), "weight", Orthogonal(), draw_gaussian, "not orthogonal"),
+    "gaussian kernel": (
+        lambda: nn.Conv2d(8, 6, 3),
+        "weight",
+        schemes.DeltaOrthogonal(),
+        draw_gaussian,
+        "std|not delta",
+    ),
+    "gaussian half": (lambda: nn.Linear(64, 48), "weight", schemes.LooksLinear(), draw_gaussian, "not looks linear"),
+    "gaussian gate": (lambda: nn.LSTM(16, 24), "weight_hh_l0", Orthogonal(), turn_one_gate_gaussian, "i: not orthog"),
+    "padding": (
+        lambda: nn.Embedding(400, 16, padding_idx=3),
+        "weight",
+        Normal(1.0),
+        fill_padding,
+        "row 3 is for padding",
+    ),
+    "four digits": (lambda: nn.BatchNorm1d(4), "weight", None, one_percent_of_a_percent, "mean 1.0001 where 1 was"),
+}
+
+
+@pytest.mark.parametrize(("build", "name", "scheme", "tamper", "words"), TAMPERED.values(), ids=TAMPERED)
+def test_verification_sees_what_one_number_does_not_tell(
+    build: Build, name: str, scheme: Scheme | None, tamper: Callable[[nn.Module], None], words: str
+) -> None:
+    model = built(build)
+    plan = fanin.plan(model, recipe="he")
+    if scheme is not None:
+        plan = plan.replace(name, scheme)
+    fanin.apply(plan, model)
+    assert plan.verify(model)
+    with torch.no_grad():
+        tamper(model)
+    (check,) = plan.verify(model).problems
+    assert re.search(words, check.problem), check.problem
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: nn.Linear(30, 70),
+        lambda: nn.Conv2d(12, 8, 3, groups=4),
+        lambda: nn.ConvTranspose2d(12, 8, 3, groups=4),
+        lambda: nn.LSTM(16, 24),
+        lambda: nn.MultiheadAttention(16, 2),
+    ],
+)
+@pytest.mark.parametrize("scheme", [Orthogonal(-2.0), schemes.ScaledOrthogonal(), schemes.LooksLinear(1.5)])
+def test_what_was_drawn_orthogonal_is_found_so(scheme: Scheme, layer: Build, dtype: torch.dtype) -> None:
+    model = built(lambda: layer().to(dtype))
+    plan = fanin.plan(model, recipe="he")
+    plan = plan.replace(lambda node: node.is_weight, scheme)
+    fanin.apply(plan, model)
+    report = plan.verify(model)
+    assert report, str(report)
 
 
 def test_verification_of_complex_values_and_of_large_tensors_in_pieces() -> None:

@@ -34,6 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
         "measuring",
         "diagnosing",
         "holding",
+        "isometries",
         "calibration",
         "comparison",
         "models",

@@ -51,6 +51,18 @@ def draw_matrix(scheme: Scheme, site: Site, *, seed: int = 0, dtype: torch.dtype
     return whole
 
 
+def stack_of(values: torch.Tensor, site: Site) -> torch.Tensor:
+    """All matrices of a weight without blocks, each as rows × columns × kernel: how `draw_matrix` laid them out."""
+    axes, shape = site.axes, site.shape
+    order = [*axes.batch_axis, *axes.out_axis, *axes.in_axis, *axes.kernel_axes(len(shape))]
+    matrix = matrix_of(axes.fans(shape), shape, axes)
+    whole = (-1, matrix.groups, matrix.rows, matrix.columns, matrix.kernel)
+    if matrix.transposed:
+        whole = (-1, matrix.rows, matrix.groups, matrix.columns, matrix.kernel)
+    stack = values.permute(order).reshape(whole)
+    return (stack.transpose(1, 2) if matrix.transposed else stack).flatten(0, 1)
+
+
 def _draw_stack(scheme: Scheme, site: Site, key: int, block: int, dtype: torch.dtype) -> torch.Tensor:
     """All matrices of a parameter, or of one block of it, in the parameter's own layout."""
     batch = [site.shape[axis] for axis in site.axes.batch_axis]

@@ -188,7 +188,9 @@ class Plan:
         _hands("check")(self, model)
 
     def verify(self, model: nn.Module) -> Any:
-        """Compare a filled model with the plan: each row's expected mean and std against the measured ones.
+        """Compare a filled model with the plan: expected means and stds of rows and blocks against the measured ones.
+
+        Padding rows have to be zero, and the matrices of orthogonal schemes orthogonal.
 
         Returns:
             A `fanin.applying.Verification`, which is true when everything is within the sampling tolerance and

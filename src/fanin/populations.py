@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -34,6 +34,30 @@ class Pooled(NamedTuple):
     std_error: float
 
 
+class Part(NamedTuple):
+    """What one process holds of a block, and what it should look like; of a weight without blocks, of the whole.
+
+    Args:
+        name: the block's; empty for the whole.
+        scheme, site: of the block, as of a weight of its own.
+        places: where its rows lie along the axis of the blocks, in what the process holds; empty for the whole.
+        populations: its elements.
+    """
+
+    name: str
+    scheme: Scheme
+    site: Site
+    places: tuple[int, ...]
+    populations: list[Population]
+
+    def of(self, values: torch.Tensor, axis: int) -> torch.Tensor:
+        """The block's elements, out of all that the process holds."""
+        first, count = self.places[0], len(self.places)
+        if self.places[-1] - first + 1 == count:
+            return values.narrow(axis, first, count)
+        return values.index_select(axis, torch.tensor(self.places, device=values.device))
+
+
 def pooled(row: Row, parameter: torch.Tensor) -> Pooled | None:
     """What this process should find in a parameter; None where its part says nothing about the scheme.
 
@@ -41,35 +65,61 @@ def pooled(row: Row, parameter: torch.Tensor) -> Pooled | None:
         row: not kept.
         parameter: whole, or a `DTensor`.
     """
-    runs: Sequence[Runs] = [(range(size),) for size in row.shape]
-    if sharding.is_distributed(parameter):
-        runs = sharding.indices(parameter)
-    divided = sharding.is_divided(parameter)
-    counts = [sum(len(run) for run in axis) for axis in runs]
-    total = math.prod(counts)
-    if not total:
+    runs = _runs(row, parameter)
+    counts = [_count(axis) for axis in runs]
+    told = list(held_parts(row, parameter))
+    if not math.prod(counts) or any(part is None for part in told):
         return None
-    site = Site(row.shape, row.node.axes, row.name)
-    populations: list[Population] = []
-    for index, (scheme, piece) in enumerate(parts(row.scheme, site)):
-        if divided and not (scheme.elementwise or isinstance(scheme, Orthogonal | ScaledOrthogonal)):
-            return None  # a diagonal or a count for each row is no property of a part of the matrix
-        count = float(total)
-        if site.axes.blocks:
-            (axis,) = site.axes.out_axis
-            count *= _held(site.axes.blocks[index], runs[axis]) / counts[axis]
-        populations += _populations(scheme, piece, count)
-    row_of_zeros = row.node.padding_row
-    if row_of_zeros is not None and any(row_of_zeros % row.shape[0] in run for run in runs[0]):
+    populations = [population for part in told if part is not None for population in part.populations]
+    if padding_place(row, parameter) is not None:
         share = 1 / counts[0]
         populations = [population._replace(elements=population.elements * (1 - share)) for population in populations]
-        populations.append(Population(total * share, 0.0, 0.0))
+        populations.append(Population(math.prod(counts) * share, 0.0, 0.0))
     return pool(populations)
 
 
-def _held(block: Block, runs: Runs) -> int:
-    """How many rows of a block lie in these runs."""
-    return sum(1 for rows in block.rows for row in rows if any(row in run for run in runs))
+def held_parts(row: Row, parameter: torch.Tensor) -> Iterator[Part | None]:
+    """Each block of which this process holds elements; None for one that its elements say nothing about."""
+    runs = _runs(row, parameter)
+    total = math.prod(_count(axis) for axis in runs)
+    divided = sharding.is_divided(parameter)
+    blocks = row.node.axes.blocks
+    for index, (scheme, piece) in enumerate(parts(row.scheme, Site(row.shape, row.node.axes, row.name))):
+        name, places, count = "", tuple[int, ...](), float(total)
+        if blocks:
+            (axis,) = row.node.axes.out_axis
+            name, places = blocks[index].name, _places(blocks[index], runs[axis])
+            count *= len(places) / max(_count(runs[axis]), 1)
+        if not count:
+            continue
+        # A diagonal or a count for each row is no property of a part of the matrix.
+        told = not divided or scheme.elementwise or isinstance(scheme, Orthogonal | ScaledOrthogonal)
+        yield Part(name, scheme, piece, places, _populations(scheme, piece, count)) if told else None
+
+
+def padding_place(row: Row, parameter: torch.Tensor) -> int | None:
+    """Where the row of zeros lies in what this process holds; None where it holds none."""
+    if row.node.padding_row is None or not row.shape or not row.shape[0]:
+        return None
+    held = [index for run in _runs(row, parameter)[0] for index in run]
+    wanted = row.node.padding_row % row.shape[0]
+    return held.index(wanted) if wanted in held else None
+
+
+def _runs(row: Row, parameter: torch.Tensor) -> Sequence[Runs]:
+    if sharding.is_distributed(parameter):
+        return sharding.indices(parameter)
+    return [(range(size),) for size in row.shape]
+
+
+def _count(runs: Runs) -> int:
+    return sum(len(run) for run in runs)
+
+
+def _places(block: Block, runs: Runs) -> tuple[int, ...]:
+    """Which of the rows in these runs are a block's."""
+    held = (row for run in runs for row in run)
+    return tuple(place for place, row in enumerate(held) if any(row in rows for rows in block.rows))
 
 
 def _populations(scheme: Scheme, site: Site, count: float) -> list[Population]:

@@ -10,13 +10,17 @@ import torch
 from torch import nn
 
 from fanin import parametrized, plans, sharding, tables
+from fanin.isometries import stray
 from fanin.matching import Match, match
 from fanin.plans import Plan
-from fanin.populations import Pooled, pooled
+from fanin.populations import Part, Pooled, held_parts, padding_place, pool, pooled
 from fanin.tracing.names import named_modules
 
 SIGMAS = 6.0
 """How many standard errors a measured mean or std may lie from the expected one."""
+
+STRAY = 1e-3
+"""How far a matrix may be from an orthogonal one, beside the rounding of its dtype: what parametrizations cost."""
 
 CHUNK = 2**20
 """How many elements are taken to double precision at once."""
@@ -70,8 +74,10 @@ def verify(plan: Plan, model: nn.Module) -> Verification:
     """Compare each parameter with its row, and look for values that are not numbers, buffers included.
 
     A row's tolerance is six standard errors of the mean and of the standard deviation, for its law and its number of
-    elements, and the rounding of its dtype. Weights that are computed from parameters are compared as the layer sees
-    them. Of a `DTensor` each process compares the part that it holds; nothing is sent between processes.
+    elements, and the rounding of its dtype. The blocks of a packed weight are compared each on its own, a padding row
+    has to be zero, and an orthogonal scheme's matrices orthogonal. Weights that are computed from parameters are
+    compared as the layer sees them. Of a `DTensor` each process compares the part that it holds; nothing is sent
+    between processes, and whether a matrix is orthogonal is only looked at where each holds the whole.
 
     Raises:
         PlanError: the plan does not fit the model.
@@ -102,17 +108,54 @@ def _check(found: Match) -> Check:
     if not (math.isfinite(mean) and math.isfinite(std)):
         problem = "not a number, or infinite"
     else:
-        problem = _compare(expected, held.dtype, mean, std) if expected is not None and held.numel() else ""
+        told = () if found.row.kept or not held.numel() else _problems(found, held)
+        problem = next(iter(told), "") or (_compare(expected, held.dtype, mean, std) if expected is not None else "")
     return Check(name, *((math.nan, math.nan) if expected is None else expected[:2]), mean, std, problem)
+
+
+def _problems(found: Match, held: torch.Tensor) -> Iterator[str]:
+    """What the mean and standard deviation of the whole do not tell: the padding row, blocks, orthogonal matrices."""
+    row, parameter = found.row, found.parameter
+    place = padding_place(row, parameter)
+    if place is not None and bool(held[place].any()):
+        yield f"row {row.node.padding_row} is for padding, and not zero"
+    for part in held_parts(row, parameter):
+        if part is None:
+            continue
+        values, problem = held, ""
+        if part.name:
+            values = part.of(held, row.node.axes.out_axis[0])
+            problem = _compare(pool(part.populations), held.dtype, *moments(values))
+        if not problem and not sharding.is_divided(parameter):
+            problem = _orthogonality(part, values)
+        if problem:
+            yield f"{part.name}: {problem}" if part.name else problem
+
+
+def _orthogonality(part: Part, values: torch.Tensor) -> str:
+    off = stray(part.scheme, part.site, values)
+    if off <= STRAY + 4 * torch.finfo(values.dtype).eps:
+        return ""
+    return f"not {part.scheme.label}: Q·Qᵀ strays from 1 by {off:.2g}"
 
 
 def _compare(expected: Pooled, dtype: torch.dtype, mean: float, std: float) -> str:
     rounding = torch.finfo(dtype).eps * max(abs(expected.mean), expected.std)
     if abs(mean - expected.mean) > SIGMAS * expected.mean_error + rounding:
-        return f"mean {mean:.4g} where {expected.mean:.4g} was planned"
+        return "mean {} where {} was planned".format(*_apart(mean, expected.mean))
     if abs(std - expected.std) > SIGMAS * expected.std_error + rounding:
-        return f"std {std:.4g} where {expected.std:.4g} was planned"
+        return "std {} where {} was planned".format(*_apart(std, expected.std))
     return ""
+
+
+def _apart(measured: float, planned: float) -> tuple[str, str]:
+    """Two numbers with as many digits as tell them apart, four at least.
+
+    >>> _apart(1.0001, 1.0)
+    ('1.0001', '1')
+    """
+    texts = ((f"{measured:.{digits}g}", f"{planned:.{digits}g}") for digits in range(4, 18))
+    return next((pair for pair in texts if pair[0] != pair[1]), (repr(measured), repr(planned)))
 
 
 def moments(values: torch.Tensor) -> tuple[float, float]:
