@@ -123,6 +123,22 @@ def test_a_question_for_a_block_edits_only_the_block(plan: Plan) -> None:
     assert scaled["attention.in_proj_weight"].reason.startswith("k: scaled by 0.5 (before: ")
 
 
+def test_what_blocks_get_is_shown_where_it_differs(plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    edited = plan.scale("attention.in_proj_weight", 4.0, role="query")
+    table, difference = str(edited), str(plan.diff(edited))
+    for text in (table, difference, edited.explain("attention.in_proj_weight")):
+        assert "std q 1, k 0.25, v 0.25" in " ".join(text.split())
+    assert max(map(len, difference.splitlines())) <= 80
+    assert all(len(line) <= 80 for line in table.splitlines() if "attention" in line or "std" in line)
+    assert "std q" not in str(plan)
+
+
+def test_packed_schemes_without_a_common_one_name_each_block() -> None:
+    assert Packed.of(q=Zeros(), k=Normal(0.5)).label == "q: zeros, k: normal 0.5"
+    assert Packed.of(i=Zeros(), f=Normal(0.5), g=Zeros()).label == "zeros, f: normal 0.5"
+
+
 def test_questions_alone_can_choose(plan: Plan) -> None:
     assert plan.replace(scheme=Zeros(), role="query") == plan.replace(None, Zeros(), role="query")
     with pytest.raises(PlanError, match=r"(?s)no pattern and no question.*\*\.A_log.*role="):

@@ -59,4 +59,4 @@ def compare_rows(before: Sequence[Row], after: Sequence[Row]) -> Difference:
 
 
 def _cell(row: Row) -> str:
-    return f"{tables.shape_text(row.shape)} {row.scheme.label}, std {tables.number(row.std)}"
+    return f"{tables.shape_text(row.shape)} {row.scheme.label}, std {row.std_text}"

@@ -155,7 +155,7 @@ class Plan:
     def explain(self, name: str) -> str:
         """What one parameter is, what it gets, and why."""
         row = self[name]
-        std = "" if row.kept else f", std {tables.number(row.std)}"
+        std = "" if row.kept else f", std {row.std_text}"
         return f"{self.graph.explain(name)}\nIt gets {row.scheme.label}{std}: {row.reason}."
 
     def diff(self, other: Plan) -> Difference:
@@ -243,12 +243,20 @@ class Plan:
     def __str__(self) -> str:
         columns = [tables.Column("parameter"), tables.Column("shape", right=True), tables.Column("scheme")]
         columns.append(tables.Column("std", right=True))
-        cells = [
-            (row.name, tables.shape_text(row.shape), row.scheme.label, tables.number(row.std)) for row in self.rows
-        ]
-        notes = [f"{str(row.role).replace('_', ' ')}: {row.reason}" for row in self.rows]
+        cells = [(row.name, tables.shape_text(row.shape), row.scheme.label, _std_cell(row)) for row in self.rows]
+        notes = [_note(row) for row in self.rows]
         footer = "\n".join((f"{tables.counted(len(self), 'parameter')} by recipe {self.recipe}", *self.notes))
         return tables.render_annotated(columns, cells, notes, footer=footer)
+
+
+def _std_cell(row: Row) -> str:
+    # The numbers of blocks are too many for a column of numbers; the note below has room for them.
+    return row.std_text if " " not in row.std_text else "by block"
+
+
+def _note(row: Row) -> str:
+    stds = f", std {row.std_text}" if " " in row.std_text else ""
+    return f"{str(row.role).replace('_', ' ')}{stds}: {row.reason}"
 
 
 def _of_blocks(reason: str, blocks: tuple[str, ...]) -> str:

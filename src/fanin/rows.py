@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from fanin import tables
 from fanin.errors import PlanError, compose
 from fanin.fans import Axes, Fans
 from fanin.fields import require_kinds
@@ -73,6 +74,14 @@ class Row:
         for name, fans in self.node.axes.block_fans(self.shape).items():
             result[name] = self.block_scheme(name).expected(fans, *self.block_site(name)).std
         return result
+
+    @property
+    def std_text(self) -> str:
+        """The standard deviation for a reader: one number, or that of each block where they differ."""
+        blocks = {name: tables.number(std) for name, std in self.block_std.items()}
+        if len(set(blocks.values())) > 1:
+            return ", ".join(f"{name} {std}" for name, std in blocks.items())
+        return tables.number(self.std)
 
     def block_scheme(self, block: str) -> Scheme:
         """The scheme of one block."""

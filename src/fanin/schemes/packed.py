@@ -60,6 +60,8 @@ class Packed(Scheme):
     def label(self) -> str:
         labels = [scheme.label for _, scheme in self.parts]
         common = max(labels, key=labels.count)
+        if len(labels) > 1 and labels.count(common) == 1:
+            return ", ".join(f"{name}: {scheme.label}" for name, scheme in self.parts)
         others = [f"{name}: {scheme.label}" for name, scheme in self.parts if scheme.label != common]
         return ", ".join([common, *others])
 
