@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,12 +166,44 @@ def test_the_later_of_two_edits_wins_and_both_are_told(plan: Plan) -> None:
         (lambda plan: plan.keep(colour="red"), "a field of a node"),
         (lambda plan: plan.keep(), "no pattern and no question"),
         (lambda plan: plan.scale("A_log", 2.0), "A_log: .*kept"),
+        (lambda plan: plan.keep(3), "the pattern 3.*a name, a glob"),
+        (lambda plan: plan.keep([3]), "the pattern 3.*one function"),
+        (lambda plan: plan.keep([lambda node: True]), "a name, a glob.*one function"),
+        (lambda plan: plan.keep(re.compile("body.*")), r"lambda node: re\.search\('body"),
+        (lambda plan: plan.keep(activation="gelo"), "a value that a parameter has.*did you mean 'gelu'"),
+        (lambda plan: plan.keep(norm_after=True), "norm_after here: False"),
+        (lambda plan: plan.scale("body.0.weight", "2"), "a factor of '2'.*a finite number"),
+        (lambda plan: plan.scale("body.0.weight", None), "a factor of None"),
+        (lambda plan: plan.scale("body.0.weight", 10**400), "beyond the range of floats"),
+        (lambda plan: plan.scale("body.0.weight", 1e-320), r"body\.0\.weight.*zero in single precision.*Zeros"),
+        (lambda plan: plan.scale("body.0.weight", 1e300), r"body\.0\.weight.*a finite number"),
+        (lambda plan: plan.diff(3), "an int.*a plan"),
+        (lambda plan: Plan.from_json(None), "a NoneType.*Plan.load"),
+        (lambda plan: fanin.apply("init.json", nn.Identity()), "a str.*Plan.load"),
         (lambda plan: plan["body.0.wieght"], "did you mean 'body.0.weight'"),
     ],
 )
 def test_edits_that_cannot_be_meant_are_errors(plan: Plan, edit: object, words: str) -> None:
     with pytest.raises(PlanError, match="(?s)" + words):
         edit(plan)  # type: ignore[operator]
+
+
+def test_a_name_that_looks_like_a_glob_is_a_name() -> None:
+    with torch.random.fork_rng(devices=[]):
+        plan = fanin.plan(nn.ModuleDict({"a[0]": nn.Linear(3, 3), "a0": nn.Linear(3, 3)}), recipe="he")
+    for pattern in ("a[0].weight", ["a[0].weight"]):
+        assert [row.name for row in plan.keep(pattern) if row.kept] == ["a[0].weight"]
+    assert [row.name for row in plan.keep("a[0].*") if row.kept] == ["a0.weight", "a0.bias"]
+
+
+@pytest.mark.parametrize("hand", [Plan.check, Plan.verify, fanin.apply])
+def test_what_is_no_model_or_has_no_shapes_is_refused(hand: Callable[[Plan, Any], object]) -> None:
+    with torch.random.fork_rng(devices=[]):
+        plan = fanin.plan(nn.Sequential(nn.Linear(4, 8)), recipe="he")
+        lazy = nn.Sequential(nn.LazyLinear(8))
+    for wrong, words in (("x", "a str"), (nn.Linear, "the class Linear"), (lazy, r"0\.weight, a lazy(?s:.*)once")):
+        with pytest.raises(InputsError, match=words):
+            hand(plan, wrong)
 
 
 def test_counts_and_articles_agree() -> None:
@@ -352,6 +385,14 @@ def test_the_role_of_a_query_is_that_of_a_weight() -> None:
     assert [row.name for row in edited if row.scheme == Normal(0.02)] == ["q.weight"]
     with pytest.raises(PlanError, match="key, linear, query, value"):
         plan.keep(role="embedding")
+
+
+def test_a_tie_that_the_plan_does_not_have_is_named(model: nn.Module) -> None:
+    with torch.random.fork_rng(devices=[]):
+        loose = Mixed()
+        loose.head = nn.Linear(16, 30, bias=False)
+    with pytest.raises(PlanError, match=r"head\.weight: the model ties it to table\.weight"):
+        fanin.plan(loose, recipe="he").check(model)
 
 
 def test_shapes_that_differ_are_told_once(plan: Plan) -> None:

@@ -10,8 +10,8 @@ from torch import nn
 from fanin import parametrized, sharding
 from fanin.deferral import materialize_
 from fanin.drawing import fill_pieces
-from fanin.matching import Match, match
-from fanin.plans import Plan
+from fanin.matching import Match, match, require_model
+from fanin.plans import Plan, require_plan
 from fanin.progress import track
 from fanin.writability import require_writable
 
@@ -44,7 +44,8 @@ def apply(
         names: from the model's names to the plan's, for a stage whose modules are named anew.
 
     Raises:
-        PlanError: names, shapes or ties do not fit; nothing was written.
+        PlanError: names, shapes or ties do not fit, or the plan is none; nothing was written.
+        InputsError: the model is none, or a lazy one that was never run.
         ApplyError: a parameter cannot be written, with the reason; nothing was written.
 
     >>> import fanin
@@ -55,6 +56,8 @@ def apply(
     >>> torch.allclose(layer.weight, bare.weight)
     True
     """
+    require_plan(plan)
+    require_model(model)
     sharding.reshard(model)
     matches = match(plan, model, prefix=prefix, names=names)
     require_writable(matches, model, seed=seed, device=device)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from fanin import tables
-from fanin.errors import PlanError, compose, nearest
+from fanin.errors import InputsError, PlanError, article, compose, nearest
 from fanin.plans import Plan
 from fanin.rows import Row
 from fanin.sites import Site
@@ -53,7 +54,9 @@ def match(plan: Plan, model: nn.Module, *, prefix: str = "", names: Mapping[str,
 
     Raises:
         PlanError: a parameter has no row, a row of the whole plan has no parameter, or shapes differ.
+        InputsError: the model is none, or a parameter of it has no shape yet.
     """
+    require_model(model)
     matches: list[Match] = []
     problems: list[str] = []
     known = {entry.name for entry in named_parameters(model)}
@@ -76,11 +79,32 @@ def match(plan: Plan, model: nn.Module, *, prefix: str = "", names: Mapping[str,
         else:
             matches.append(Match(found[0], entry, found[1]))
     whole = not prefix and names is None
-    problems += _uncovered(plan, misshapen.union(found.row.name for found in matches)) if whole else []
+    problems += _uncovered(plan, misshapen.union(found.row.name for found in matches), entries) if whole else []
     problems += _taken_twice(matches, whole)
     if problems:
         raise _misfit(plan, problems)
     return _with_norms(matches, entries)
+
+
+def require_model(model: object) -> None:
+    """Raise unless this is a module whose parameters have shapes.
+
+    Raises:
+        InputsError: it is something else, or was never run and learns its shapes from the first batch.
+    """
+    if not isinstance(model, nn.Module):
+        kind = f"the class {model.__name__}" if isinstance(model, type) else article(type(model).__name__)
+        raise InputsError(compose(kind, "a module", instead="model = Build(…), and then fanin.apply(plan, model)"))
+    lazy = next((name for name, value in model.named_parameters() if is_lazy(value)), None)
+    if lazy is not None:
+        raise InputsError(
+            compose(
+                f"{lazy}, a lazy parameter without a shape",
+                "a model whose parameters have shapes",
+                "lazy modules learn their shapes from the first batch",
+                "model(example_batch), once, before fanin",
+            )
+        )
 
 
 def _row(plan: Plan, entry: NamedParameter, wanted: str) -> tuple[Row, str] | None:
@@ -97,10 +121,13 @@ def _row(plan: Plan, entry: NamedParameter, wanted: str) -> tuple[Row, str] | No
     return row, wanted if row.node.reparametrized else row.name
 
 
-def _uncovered(plan: Plan, covered: set[str]) -> Iterator[str]:
+def _uncovered(plan: Plan, covered: set[str], entries: Iterable[NamedParameter]) -> Iterator[str]:
+    ties = {alias: entry.name for entry in entries for alias in entry.aliases}
     for row in plan:
         if row.name not in covered and not (row.node.reparametrized and row.kept):
-            yield f"{row.name}: the model has no such parameter"
+            tie = ties.get(row.name)
+            what = f"the model ties it to {tie}" if tie else "the model has no such parameter"
+            yield f"{row.name}: {what}"
 
 
 def _taken_twice(matches: list[Match], whole: bool) -> Iterator[str]:

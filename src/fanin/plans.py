@@ -14,18 +14,22 @@ from typing import TYPE_CHECKING, Any
 from fanin import connections, tables
 from fanin.citations import bibliography
 from fanin.differences import Difference, compare_rows
-from fanin.errors import FaninError, PlanError, compose, nearest
+from fanin.errors import FaninError, PlanError, article, compose, nearest
 from fanin.fields import require_kinds
 from fanin.files import whole
 from fanin.graph import Graph, ParameterNode
 from fanin.rows import Row
 from fanin.schemes import Keep, Packed, Scheme, require_scheme
+from fanin.schemes.base import is_number, shown
 from fanin.selection import Pattern, select
 
 if TYPE_CHECKING:
     from torch import nn
 
 SCHEMA = 1
+
+LEAST = 2.0**-149
+"""The least positive number of single precision, in which values are computed."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +128,10 @@ class Plan:
         """Multiply what every matching parameter gets by a factor.
 
         Raises:
-            PlanError: nothing matches, or a matching parameter is kept.
+            PlanError: nothing matches, a matching parameter is kept, or the factor is no finite number or so small that
+                nothing is left.
         """
+        _require_factor(factor)
 
         def edit(row: Row, blocks: tuple[str, ...]) -> Row:
             try:
@@ -133,10 +139,10 @@ class Plan:
                     scaled: Scheme = self._for_blocks(row, blocks, lambda old: old.scaled(factor))
                 else:
                     scaled = row.scheme.scaled(factor)
-            except FaninError as error:
+            except (FaninError, OverflowError) as error:
                 raise PlanError(f"{row.name}: {error}") from None
             told = _of_blocks(reason or f"scaled by {factor:.4g}", blocks)
-            return replace(row, scheme=scaled, reason=_over(told, row.reason))
+            return _require_left(row, replace(row, scheme=scaled, reason=_over(told, row.reason)), factor)
 
         return self._edit(pattern, questions, edit)
 
@@ -159,7 +165,12 @@ class Plan:
         return f"{self.graph.explain(name)}\nIt gets {row.scheme.label}{std}: {row.reason}."
 
     def diff(self, other: Plan) -> Difference:
-        """What is in one plan and not in the other; it prints as a table and is false when there is nothing."""
+        """What is in one plan and not in the other; it prints as a table and is false when there is nothing.
+
+        Raises:
+            PlanError: the other is no plan.
+        """
+        require_plan(other)
         return compare_rows(self.rows, other.rows)
 
     def cite(self) -> str:
@@ -249,6 +260,38 @@ class Plan:
         return tables.render_annotated(columns, cells, notes, footer=footer)
 
 
+def require_plan(value: object) -> None:
+    """Raise unless this is a plan.
+
+    Raises:
+        PlanError: it is something else, perhaps the name of a file with one.
+    """
+    if not isinstance(value, Plan):
+        given = article(type(value).__name__)
+        raise PlanError(compose(given, "a plan", instead="fanin.Plan.load(path), for one in a file"))
+
+
+def _require_factor(factor: object) -> None:
+    if not is_number(factor):
+        given = f"a factor of {shown(factor)}"
+        raise PlanError(compose(given, "a finite number", instead='plan.scale("fc.weight", 0.5)'))
+
+
+def _require_left(before: Row, after: Row, factor: float) -> Row:
+    """The row after it was scaled, if a factor other than 0 did not make zeros of its numbers."""
+    old, new = before.expected, after.expected
+    if factor and ((old.std and new.std < LEAST) or (old.mean and abs(new.mean) < LEAST)):
+        raise PlanError(
+            compose(
+                f"{before.name}, std {before.std_text}, to be scaled by {factor:g}",
+                f"a factor that leaves more than {LEAST:.2g}",
+                "smaller numbers are zero in single precision",
+                f"plan.replace({before.name!r}, fanin.schemes.Zeros())",
+            )
+        )
+    return after
+
+
 def _std_cell(row: Row) -> str:
     # The numbers of blocks are too many for a column of numbers; the note below has room for them.
     return row.std_text if " " not in row.std_text else "by block"
@@ -274,6 +317,10 @@ _KINDS |= {"notes": tuple[str, ...], "rows": tuple[object, ...]}
 
 
 def _parse(text: str) -> Plan:
+    anything: object = text
+    if not isinstance(anything, str | bytes | bytearray):
+        given = f"{article(type(anything).__name__)}, which is no text"
+        raise PlanError(compose(given, "a plan as Plan.to_json writes it", instead="fanin.Plan.load(path), for a file"))
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeGuard, TypeVar
 
 from fanin.errors import SchemeError, compose, nearest
 from fanin.fans import Axes, Fans, Shape
@@ -125,10 +126,25 @@ def register(scheme: S) -> S:
 
 def require_number(scheme: str, field: str, value: object, *, minimum: float = -math.inf) -> None:
     """Refuse, when a scheme is built, what is not a finite number of at least ``minimum``."""
-    valid = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= minimum
-    if not valid:
+    if not is_number(value) or value < minimum:
         bound = "" if minimum == -math.inf else f" of at least {minimum:g}"
-        raise SchemeError(compose(f"{scheme}({field}={value!r})", f"a finite number{bound}"))
+        raise SchemeError(compose(f"{scheme}({field}={shown(value)})", f"a finite number{bound}"))
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a finite number within the range of floats.
+
+    >>> is_number(2), is_number(True), is_number(10**400), is_number("2")
+    (True, False, False, False)
+    """
+    # Not math.isfinite, which fails on whole numbers beyond that range.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def shown(value: object) -> str:
+    """A value for a message, whole numbers of hundreds of digits in words."""
+    large = isinstance(value, int) and abs(value) > sys.float_info.max
+    return "a whole number beyond the range of floats" if large else repr(value)
 
 
 def require_choice(scheme: str, field: str, value: object, options: tuple[object, ...]) -> None:
