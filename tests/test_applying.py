@@ -21,7 +21,7 @@ from fanin.fans import Axes, Block
 from fanin.graph import ParameterNode, Role
 from fanin.plans import Plan
 from fanin.rows import Row
-from fanin.schemes import Keep, Normal, Orthogonal, Scheme, Zeros
+from fanin.schemes import Normal, Orthogonal, Scheme, Zeros
 from fanin.verification import moments
 
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
@@ -121,14 +121,6 @@ REFUSALS: list[tuple[str, Build, str, Scheme, str]] = [
     ("delta-orthogonal even kernel", net, "0.weight", schemes.DeltaOrthogonal(), "odd kernel"),
     ("expanded memory", Expanded, "weight", Normal(1.0), "share memory"),
     ("integers", Counts, "counts", Normal(1.0), "int32"),
-    (
-        "kept block",
-        lambda: nn.LSTM(3, 4),
-        "weight_hh_l0",
-        schemes.Packed.of(i=Keep(), f=Zeros(), g=Zeros(), o=Zeros()),
-        "block i",
-    ),
-    ("missing block", lambda: nn.LSTM(3, 4), "bias_hh_l0", schemes.Packed.of(i=Zeros()), "block f, g, o"),
     ("beyond single precision", net, "3.weight", Normal(1e39), "up to 6.8e"),
     ("beyond half precision", lambda: net().half(), "3.weight", Normal(1e6), "float16 holds, up to 6.55e"),
     ("a constant beyond half precision", lambda: net().half(), "3.bias", schemes.Constant(1e5), "up to 1e"),

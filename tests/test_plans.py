@@ -16,7 +16,7 @@ from torch import nn
 import fanin
 from fanin.errors import ApplyError, FaninError, InputsError, PlanError, RecipeError, SchemeError
 from fanin.plans import Plan
-from fanin.schemes import Keep, Normal, Packed, Scheme, VarianceScaling, Zeros
+from fanin.schemes import Keep, Normal, Orthogonal, Packed, Scheme, VarianceScaling, Zeros
 
 pytestmark = pytest.mark.usefixtures("untouched_random_state")
 
@@ -166,6 +166,16 @@ def test_the_later_of_two_edits_wins_and_both_are_told(plan: Plan) -> None:
         (lambda plan: plan.keep(colour="red"), "a field of a node"),
         (lambda plan: plan.keep(), "no pattern and no question"),
         (lambda plan: plan.scale("A_log", 2.0), "A_log: .*kept"),
+        (
+            lambda plan: plan.replace("memory.bias_hh_l0", Packed.of(i=Zeros())),
+            r"memory\.bias_hh_l0.*blocks i, f, g, o",
+        ),
+        (lambda plan: plan.replace("body.0.weight", Packed.of(q=Zeros())), r"body\.0\.weight.*has no blocks"),
+        (lambda plan: plan.replace("*in_proj_weight", Packed.of(q=Keep(), k=Keep(), v=Keep())), "q: kept, .*plan.keep"),
+        (
+            lambda plan: plan.keep(role="query"),
+            r"q: kept, k: .*plan\.keep\('attention\.in_proj_weight'\), for all of it",
+        ),
         (lambda plan: plan.keep(3), "the pattern 3.*a name, a glob"),
         (lambda plan: plan.keep([3]), "the pattern 3.*one function"),
         (lambda plan: plan.keep([lambda node: True]), "a name, a glob.*one function"),
@@ -338,6 +348,20 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
     "aliases: 'abc'": lambda plan: plan["rows"][0]["parameter"].update(aliases="abc"),
     "padding_row: 'x'": lambda plan: plan["rows"][0]["parameter"].update(padding_row="x"),
     "sources: .5.": lambda plan: plan["rows"][0].update(sources=[5]),
+    r"row 0 \(.*\): given: default: {}": lambda plan: plan["rows"][0]["parameter"].update(default={}),
+    r"row 0 \(.*\): given: default: \[\]": lambda plan: plan["rows"][0]["parameter"].update(default=[]),
+    r"row 0 \(.*\): given: captured: {}": lambda plan: plan["rows"][0]["parameter"].update(captured={}),
+    r"row 0 \(.*\): given: padding_row 1\d*\nneeded: one of the 3": lambda plan: plan["rows"][0]["parameter"].update(
+        padding_row=10**30
+    ),
+    r"row 0 \(.*\): given: reason '   '": lambda plan: plan["rows"][0].update(reason="   "),
+    r"row 0 \(.*\): no source is known as 'x'": lambda plan: plan["rows"][0].update(sources=["x"]),
+    r"row 9 \(.*\): given: a weight of shape \(\)": lambda plan: plan["rows"][9].update(shape=[]),
+    r"row 9 \(.*\): (?s:.*)in_axis=\(99,\)": lambda plan: plan["rows"][9]["parameter"]["axes"].update(in_axis=[99]),
+    r"row 9 \(.*\): given: groups: inf": lambda plan: plan["rows"][9]["parameter"]["axes"].update(groups=1e400),
+    r"row 9 \(.*\): (?s:.*)blocks i, f, g, o": lambda plan: plan["rows"][9].update(
+        scheme=Packed.of(q=Zeros(), k=Zeros()).to_dict()
+    ),
     r"row 1 \(.*\):": lambda plan: plan["rows"][1].update(scheme={"scheme": "Normal", "std": 10**400}),
 }
 
@@ -385,6 +409,13 @@ def test_the_role_of_a_query_is_that_of_a_weight() -> None:
     assert [row.name for row in edited if row.scheme == Normal(0.02)] == ["q.weight"]
     with pytest.raises(PlanError, match="key, linear, query, value"):
         plan.keep(role="embedding")
+
+
+def test_a_check_tells_what_apply_would(plan: Plan, model: nn.Module) -> None:
+    plan.check(model)
+    for wrong in (plan.replace("norm.bias", Orthogonal()), plan.replace("norm.bias", Normal(1e39))):
+        with pytest.raises(ApplyError, match=r"norm\.bias cannot be written"):
+            wrong.check(model)
 
 
 def test_a_tie_that_the_plan_does_not_have_is_named(model: nn.Module) -> None:

@@ -106,7 +106,7 @@ class Plan:
             questions: fields that the node must have, such as ``role="query"`` or ``residual_last=True``.
 
         Raises:
-            PlanError: nothing matches; the message names the nearest.
+            PlanError: nothing matches (the message names the nearest), or the scheme leaves a block out.
             SchemeError: ``scheme`` is none.
         """
         if scheme is None:
@@ -115,14 +115,18 @@ class Plan:
 
         def edit(row: Row, blocks: tuple[str, ...]) -> Row:
             chosen = self._for_blocks(row, blocks, lambda _: scheme) if blocks else scheme
-            told = _of_blocks(reason or f"replaced by {scheme.label}", blocks)
+            told = _of_blocks(reason.strip() or f"replaced by {scheme.label}", blocks)
             return replace(row, scheme=chosen, reason=_over(told, row.reason))
 
         return self._edit(pattern, questions, edit)
 
     def keep(self, pattern: Pattern | None = None, *, reason: str = "", **questions: Any) -> Plan:
-        """Leave every matching parameter as its constructor made it."""
-        return self.replace(pattern, Keep(), reason=reason or "kept by an edit", **questions)
+        """Leave every matching parameter as its constructor made it.
+
+        Raises:
+            PlanError: nothing matches, or only a block of a packed weight does, which is written whole.
+        """
+        return self.replace(pattern, Keep(), reason=reason.strip() or "kept by an edit", **questions)
 
     def scale(self, pattern: Pattern | None, factor: float, *, reason: str = "", **questions: Any) -> Plan:
         """Multiply what every matching parameter gets by a factor.
@@ -141,7 +145,7 @@ class Plan:
                     scaled = row.scheme.scaled(factor)
             except (FaninError, OverflowError) as error:
                 raise PlanError(f"{row.name}: {error}") from None
-            told = _of_blocks(reason or f"scaled by {factor:.4g}", blocks)
+            told = _of_blocks(reason.strip() or f"scaled by {factor:.4g}", blocks)
             return _require_left(row, replace(row, scheme=scaled, reason=_over(told, row.reason)), factor)
 
         return self._edit(pattern, questions, edit)
@@ -191,10 +195,11 @@ class Plan:
         return tables.render(columns, cells, footer=f"{tables.counted(len(self), 'parameter')} by recipe {self.recipe}")
 
     def check(self, model: nn.Module) -> None:
-        """Raise unless every row fits a parameter of the model and every parameter has a row; nothing is written.
+        """Raise unless every parameter of the model has a row that can be written into it; nothing is written.
 
         Raises:
             PlanError: names, shapes or ties disagree; the message lists them.
+            ApplyError: a scheme does not fit its parameter, or the dtype does not hold what it draws.
         """
         _hands("check")(self, model)
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from fanin import tables
+from fanin.citations import source
 from fanin.errors import PlanError, compose
-from fanin.fans import Axes, Fans
-from fanin.fields import require_kinds
-from fanin.graph import ParameterNode, Role
-from fanin.schemes import Expected, Keep, Scheme
+from fanin.fans import Axes, Block, Fans
+from fanin.fields import require_fields, require_kinds
+from fanin.graph import Activation, Op, ParameterNode, Role
+from fanin.schemes import Expected, Keep, Packed, Scheme
 
 _KINDS = {"name": str, "shape": tuple[int, ...], "role": str, "scheme": dict, "reason": str}
 _KINDS |= {"sources": tuple[str, ...], "parameter": dict}
@@ -27,6 +29,10 @@ class Row:
     scheme: Scheme
     reason: str
     sources: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.scheme, Packed):
+            _require_blocks(self.node, self.scheme)
 
     @property
     def name(self) -> str:
@@ -104,8 +110,45 @@ class Row:
         """The inverse of `to_dict`."""
         require_kinds(_KINDS, record)
         node = {**record["parameter"], **{key: record[key] for key in ("name", "shape", "role")}}
-        reason = record["reason"]
-        if not reason:
+        reason, sources = record["reason"], tuple(record.get("sources", ()))
+        if not reason.strip():
             raise PlanError(compose(f"reason {reason!r}", "a sentence that says why"))
-        scheme = Scheme.from_dict(record["scheme"])
-        return cls(ParameterNode.from_dict(node), scheme, reason, tuple(record.get("sources", ())))
+        for key in sources:
+            source(key)
+        row = cls(_parameter(node), Scheme.from_dict(record["scheme"]), reason, sources)
+        row.expected, row.block_std  # noqa: B018 - computed here, so that what cannot be is told with the row
+        return row
+
+
+def _parameter(record: dict[str, Any]) -> ParameterNode:
+    """The node of a parameter from a file, with what classes of its own hold looked at too."""
+    for field in ("captured", "default"):
+        if record.get(field) is not None and not record[field]:
+            raise PlanError(compose(f"{field}: {record[field]!r}", "an object with its fields, or null"))
+    axes, captured = require_fields(Axes, record["axes"]), record.get("captured")
+    inner: list[tuple[type, Iterable[object]]] = [(Activation, [captured] if captured else [])]
+    inner += [(Op, record.get("ops", ())), (Block, axes.get("blocks", ()))]
+    for kind, parts in inner:
+        for part in parts:
+            require_fields(kind, part)
+    node = ParameterNode.from_dict(record)
+    size = node.shape[0] if node.shape else 0
+    if node.padding_row is not None and not -size <= node.padding_row < size:
+        raise PlanError(compose(f"padding_row {node.padding_row}", f"one of the {size} rows"))
+    return node
+
+
+def _require_blocks(node: ParameterNode, scheme: Packed) -> None:
+    """Raise unless a packed scheme draws values for each block of this parameter, and for no other."""
+    blocks = [block.name for block in node.axes.blocks]
+    drawn = [name for name, part in scheme.parts if not isinstance(part, Keep)]
+    if not blocks:
+        needed = "one scheme, for the parameter has no blocks"
+        instead = f"plan.replace({node.name!r}, fanin.schemes.Normal(std=…))"
+    elif sorted(drawn) != sorted(blocks):
+        needed = f"a scheme that draws values for each of the blocks {', '.join(blocks)}, and for no other"
+        instead = f"plan.keep({node.name!r}), for all of it, or fanin.schemes.Packed.of(…) with a scheme for each block"
+    else:
+        return
+    given = ", ".join(f"{name}: {part.label}" for name, part in scheme.parts)
+    raise PlanError(compose(f"{given} for {node.name!r}", needed, "a packed parameter is written whole", instead))

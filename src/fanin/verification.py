@@ -15,6 +15,7 @@ from fanin.matching import Match, match
 from fanin.plans import Plan
 from fanin.populations import Part, Pooled, held_parts, padding_place, pool, pooled
 from fanin.tracing.names import named_modules
+from fanin.writability import require_rows
 
 SIGMAS = 6.0
 """How many standard errors a measured mean or std may lie from the expected one."""
@@ -188,8 +189,8 @@ def _chunks(values: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def check(plan: Plan, model: nn.Module) -> None:
-    """Raise unless every row fits a parameter of the model and every parameter has a row."""
-    match(plan, model)
+    """Raise unless every parameter of the model has a row that can be written into it; nothing is written."""
+    require_rows(match(plan, model))
 
 
 plans.connect(check=check, verify=verify)

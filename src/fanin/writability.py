@@ -29,7 +29,19 @@ def require_writable(
     """
     if device is not None:
         _require_device(device)
-    problems = [*_meta_problems(matches, model, device), *_row_problems(matches, seed)]
+    _raise([*_meta_problems(matches, model, device), *_row_problems(matches, seed)])
+
+
+def require_rows(matches: Sequence[Match]) -> None:
+    """The same for a model that need not have memory yet.
+
+    Raises:
+        ApplyError: see `require_writable`.
+    """
+    _raise(list(_row_problems(matches, seed=0)))
+
+
+def _raise(problems: Sequence[tuple[str, FaninError]]) -> None:
     if problems:
         name, first = problems[0]
         others = [f"{name}: {_headline(error)}" for name, error in problems[1 : SHOWN + 1]]
