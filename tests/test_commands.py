@@ -12,6 +12,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from fanin.cli import app, main
+from fanin.errors import FaninError
 
 RUNNER = CliRunner()
 
@@ -27,6 +28,10 @@ def workshop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "def broken():\n"
         "    model = healthy()\n"
         "    nn.init.constant_(model[0].weight, 0.1)\n"
+        "    return model\n"
+        "def poisoned():\n"
+        "    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))\n"
+        "    model[1].running_mean[0] = float('nan')\n"
         "    return model\n"
         "class Pair(nn.Module):\n"
         "    def __init__(self):\n"
@@ -86,6 +91,25 @@ def test_apply_writes_what_the_plan_says(workshop: Path) -> None:
         model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
     model.load_state_dict(one)
     assert not list(workshop.glob("*.part"))
+
+
+def test_apply_saves_nothing_that_is_not_as_planned(workshop: Path) -> None:
+    call("plan", "workshop:poisoned", "--save", "init.json")
+    said = call("apply", "init.json", "workshop:poisoned", "-o", "model.safetensors", code=1)
+    assert "a buffer that is not a number" in " ".join(said.split())
+    assert "nothing was written" in said
+    assert not list(workshop.glob("*.safetensors"))
+
+
+def test_apply_looks_at_its_target_before_it_fills(workshop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call("plan", "workshop:healthy", "--save", "init.json")
+    (workshop / "folder.safetensors").mkdir()
+    monkeypatch.setattr("fanin.apply", lambda *_, **__: pytest.fail("filled"))
+    for target in ("/proc/model.safetensors", "folder.safetensors", "model.bin"):
+        result = RUNNER.invoke(app, ["apply", "init.json", "workshop:healthy", "-o", target])
+        assert isinstance(result.exception, FaninError | OSError)
+        assert target.removesuffix(".bin") in str(result.exception)
+        assert "needed: " in str(result.exception)
 
 
 def test_a_recipe_of_ones_own_is_called_and_named() -> None:

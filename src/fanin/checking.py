@@ -13,6 +13,7 @@ import typer
 from fanin import tables
 from fanin.commands import AsJson, Batch, Model, Seed, Small, codes, save_model
 from fanin.errors import InputsError, compose
+from fanin.files import require_writable
 
 if TYPE_CHECKING:
     from fanin.diagnoses import Diagnosis
@@ -208,3 +209,5 @@ def _require_targets(fix: bool, out: Path | None, report: Path | None) -> None:
         if target is not None and (target.suffix not in suffixes or not target.absolute().parent.is_dir()):
             needed = f"a file in a folder that exists, whose name ends in {' or '.join(suffixes)}"
             raise InputsError(compose(f"the target {target}", needed))
+        if target is not None:
+            require_writable(target)

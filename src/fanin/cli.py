@@ -17,6 +17,7 @@ from fanin import commands, tables
 from fanin.checking import check
 from fanin.commands import AsJson, Batch, Model, Small
 from fanin.errors import FaninError, InputsError, MissingExtraError, compose
+from fanin.files import require_writable
 
 if TYPE_CHECKING:
     from fanin.race import Comparison
@@ -261,6 +262,7 @@ def _check_writable(out: Path) -> None:
     """Say before the race, not after it, what would keep its outcome from being written."""
     if not out.parent.is_dir():
         raise InputsError(compose(f"--out {out}", "a file in a folder that exists", instead=f"mkdir -p {out.parent}"))
+    require_writable(out)
     if out.suffix == ".json":
         return
     if out.suffix not in (".html", ".svg", ".png"):

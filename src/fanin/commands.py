@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from fanin.errors import InputsError, MissingExtraError, compose
-from fanin.files import whole
+from fanin.files import require_writable, whole
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="timm/…, torchvision/…, transformers/… or module:factory.")]
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan that fanin plan --save wrote.")]
@@ -68,6 +68,8 @@ def apply(
 ) -> None:
     """Write MODEL's parameters as PLAN says, and save the model's state.
 
+    Exit code: 0 written, 1 the model is not as planned and was not saved, 2 could not run.
+
     **Example**
 
     - `fanin apply init.json torchvision/resnet18 -o model.safetensors`
@@ -77,10 +79,14 @@ def apply(
 
     if out.suffix != ".safetensors" or not out.parent.is_dir():
         raise InputsError(compose(f"--out {out}", "a .safetensors file in a folder that exists"))
-    built, _ = load(model, small=small)
+    require_writable(out)
     decided = fanin.Plan.load(plan)
+    built, _ = load(model, small=small)
     fanin.apply(decided, built, seed=seed)
     report = decided.verify(built)
+    if not report:
+        print(f"{report}\nnothing was written", file=sys.stderr)
+        raise typer.Exit(1)
     save_model(built, out)
     print(f"{report}\nwritten to {out.resolve()}", file=sys.stderr)
 
@@ -118,10 +124,15 @@ def save_model(model: Any, out: Path) -> None:
 
     Raises:
         MissingExtraError: safetensors is not installed.
+        InputsError: safetensors could not write it.
     """
     try:
+        from safetensors import SafetensorError
         from safetensors.torch import save_model as save
     except ModuleNotFoundError as error:
         raise MissingExtraError("safetensors", "all", "saving a model") from error
     with whole(out) as scratch:
-        save(model, str(scratch))
+        try:
+            save(model, str(scratch))
+        except SafetensorError as error:
+            raise InputsError(compose(f"--out {out}", "a file that can be written", str(error))) from None
