@@ -234,6 +234,18 @@ def test_diff_shows_what_changed(plan: Plan) -> None:
     assert str(plan.diff(plan)) == "no difference"
 
 
+def test_a_plan_is_the_same_whatever_the_size_of_the_batch() -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    two, four = (fanin.plan(model, torch.zeros(size, 8)) for size in (2, 4))
+    assert two.inputs != four.inputs
+    assert two == four
+    assert (hash(two), two.digest) == (hash(four), four.digest)
+    other = two.replace("0.weight", Zeros())
+    assert other != two
+    assert other.digest != two.digest
+
+
 def test_cite_explain_and_summary(plan: Plan) -> None:
     assert "@inproceedings{he2015" in plan.cite()
     assert "fan_in 12" in plan.explain("body.0.weight")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,8 +36,9 @@ LEAST = 2.0**-149
 class Plan:
     """The resolved list for one model: a row for every parameter, each with a reason.
 
-    Plans are values. Editing one gives another; they compare and hash by content, print as a table, and go to JSON
-    and back.
+    Plans are values. Editing one gives another; they compare and hash by what is drawn and why, print as a table, and
+    go to JSON and back. The shapes of the example inputs are told and do not count: the same model traced on two
+    samples and on four has one plan.
 
     >>> import fanin, torch
     >>> plan = fanin.plan(torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU()), recipe="he")
@@ -50,7 +51,7 @@ class Plan:
     rows: tuple[Row, ...]
     recipe: str
     source: str = "modules"
-    inputs: str = ""
+    inputs: str = field(default="", compare=False)
     notes: tuple[str, ...] = ()
 
     @classmethod
@@ -216,8 +217,9 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """A short hash of the content, the same on every machine."""
-        return hashlib.blake2b(self.to_json(indent=None).encode(), digest_size=8).hexdigest()
+        """A short hash of what plans compare by, the same on every machine."""
+        content = json.dumps({**self.to_dict(), "inputs": ""}, ensure_ascii=False)
+        return hashlib.blake2b(content.encode(), digest_size=8).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON types."""
