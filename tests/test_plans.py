@@ -246,6 +246,16 @@ def test_a_plan_is_the_same_whatever_the_size_of_the_batch() -> None:
     assert other.digest != two.digest
 
 
+def test_what_is_replaced_is_not_cited() -> None:
+    with torch.random.fork_rng(devices=[]):
+        plan = fanin.plan(nn.ModuleDict({"fc": nn.Linear(8, 8), "ln": nn.LayerNorm(8)}), recipe="llama")
+    assert "touvron2023" in plan.cite()
+    assert "touvron2023" in plan.scale("fc.weight", 0.5).replace("ln.*", Zeros()).cite()
+    assert plan.replace("*", Zeros()).cite() == ""
+    mine = Plan.of(plan.graph, "mine", lambda node: (Zeros(), "as it says there", ("sitzmann2020",)))
+    assert "sitzmann2020" in mine.cite()
+
+
 def test_cite_explain_and_summary(plan: Plan) -> None:
     assert "@inproceedings{he2015" in plan.cite()
     assert "fan_in 12" in plan.explain("body.0.weight")

@@ -32,6 +32,10 @@ LEAST = 2.0**-149
 """The least positive number of single precision, in which values are computed."""
 
 
+Decision = tuple[Scheme, str] | tuple[Scheme, str, tuple[str, ...]]
+"""What a parameter gets, why, and the keys of the publications behind that (see `fanin.citations`)."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """The resolved list for one model: a row for every parameter, each with a reason.
@@ -55,8 +59,8 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, graph: Graph, recipe: str, decide: Callable[[ParameterNode], tuple[Scheme, str]]) -> Plan:
-        """Ask ``decide`` for the scheme and reason of every parameter of a graph."""
+    def of(cls, graph: Graph, recipe: str, decide: Callable[[ParameterNode], Decision]) -> Plan:
+        """Ask ``decide`` for the scheme and reason of every parameter of a graph, and what to cite where it knows."""
         rows = tuple(Row(node, *decide(node)) for node in graph)
         return cls(rows, recipe, graph.source, graph.inputs, graph.notes)
 
@@ -117,7 +121,9 @@ class Plan:
         def edit(row: Row, blocks: tuple[str, ...]) -> Row:
             chosen = self._for_blocks(row, blocks, lambda _: scheme) if blocks else scheme
             told = _of_blocks(reason.strip() or f"replaced by {scheme.label}", blocks)
-            return replace(row, scheme=chosen, reason=_over(told, row.reason))
+            # What the recipe drew on says nothing of a scheme that is put in its place.
+            sources = row.sources if blocks else ()
+            return replace(row, scheme=chosen, reason=_over(told, row.reason), sources=sources)
 
         return self._edit(pattern, questions, edit)
 
@@ -179,7 +185,7 @@ class Plan:
         return compare_rows(self.rows, other.rows)
 
     def cite(self) -> str:
-        """BibTeX for the publications that this plan draws on."""
+        """BibTeX for the publications that the rows and schemes of this plan draw on; what was replaced is left out."""
         return bibliography(key for row in self.rows for key in (*row.sources, *row.scheme.sources))
 
     def summary(self) -> str:
