@@ -127,6 +127,8 @@ def test_plans_of_parametrized_models_do_not_depend_on_meta(name: str, recipe: s
         ("vgg16", "package.module:factory"),
         ("keras/vgg16", "timm, torchvision or transformers"),
         ("fanin_test_factories:bild", "did you mean 'build'"),
+        ("fanin_test_factories:build.x", "what stands before it is a function"),
+        ("math:pi.x", "what stands before it is a float"),
         ("fanin_test_factories:wrong", "gives an int"),
         ("no_such_module_at_all:build", "no module 'no_such_module_at_all'"),
         ("resnet18", "write instead: timm/resnet18"),

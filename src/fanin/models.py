@@ -122,14 +122,16 @@ def imported(spec: str) -> Any:
         ) from None
     for part in name.split("."):
         if not hasattr(found, part):
-            raise InputsError(compose(f"{spec!r}: no {part!r} in it", "a name it has", nearest(part, _public(found))))
+            names = _public(found)
+            why = nearest(part, names) if names else f"what stands before it is {article(type(found).__name__)}"
+            raise InputsError(compose(f"{spec!r}: no {part!r} in it", "a name it has", why))
         found = getattr(found, part)
     return found
 
 
 def _public(found: Any) -> list[str]:
     """The names that a module or a class has of its user's own, without those that Python gives it."""
-    return [name for name in vars(found) if not name.startswith("__")]
+    return [name for name in getattr(found, "__dict__", ()) if not name.startswith("__")]
 
 
 @contextmanager
