@@ -135,6 +135,21 @@ def test_gates_from_chunks_of_two_layers_are_told_apart() -> None:
     assert all(row.node.stream is None for row in plan)
 
 
+class Waves(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(2, 16), nn.Linear(16, 16), nn.Linear(16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.sin(30 * self.second(torch.sin(30 * self.first(x)))))
+
+
+def test_whose_rule_it_is_is_cited() -> None:
+    waves, gates, neither = planned(Waves, 2, 2), planned(Chunked, 2, 5, 6), planned(Bent, 2, 32)
+    assert ["sitzmann2020" in plan.cite() for plan in (waves, gates, neither)] == [True, False, False]
+    assert ["jozefowicz2015" in plan.cite() for plan in (waves, gates, neither)] == [False, True, False]
+
+
 class Unmixed(nn.Module):
     """x + a · relu(b), with no weight behind the product."""
 

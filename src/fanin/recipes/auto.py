@@ -101,7 +101,7 @@ def auto(graph: Graph) -> Plan:
         attends=any("softmax_q" in activations_after(node) for node in nodes),
         layers=max((node.weight_depth for node in nodes if node.is_weight), default=0),
     )
-    return Plan.of(graph, "auto", chooser.choose)
+    return Plan.of(graph, "auto", chooser.cited)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,16 @@ class _Chooser:
     layers: int
     """How many weights lie on the longest way."""
 
-    def choose(self, node: ParameterNode) -> tuple[Scheme, str]:
+    def cited(self, node: ParameterNode) -> tuple[Scheme, str, tuple[str, ...]]:
+        """A parameter's scheme and reason, and whose rule that is where it is not the scheme's own author's."""
+        scheme, words = self.choose(node)
+        if node.is_weight and node.depth == 0 and any(frequency(node, name) for name in activations_after(node)):
+            return scheme, words, ("sitzmann2020",)
+        remembers = node.role == Role.BIAS and self.state_gates.bias(node) is not None and scheme != Zeros()
+        own = remembers and not self.state_gates.is_highway(node)
+        return scheme, words, ("jozefowicz2015",) if own else ()
+
+    def choose(self, node: ParameterNode) -> Decision:
         gated, rectified = node.axes.blocks or self.gated_state, slope_behind(node) is not None
         if node.feeds_state and not (gated or rectified):
             return xavier_normal(), "input of a recurrence without gates: Xavier, so that it leaves the state room"
