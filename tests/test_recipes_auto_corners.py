@@ -168,6 +168,33 @@ def test_products_that_no_weight_mixes_are_half_as_large() -> None:
     assert "its two weights is 1/(2 · 8)" in plan["3.both.weight"].reason
 
 
+class Bilinear(nn.Module):
+    def __init__(self, packed: bool) -> None:
+        super().__init__()
+        self.first = nn.Linear(16, 32 if packed else 16)
+        self.second = None if packed else nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first, second = self.first(x).chunk(2, -1) if self.second is None else (self.first(x), self.second(x))
+        return first * second
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_chain_of_products_of_linear_maps_starts_near_a_linear_map(packed: bool) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(8, 16), *[Bilinear(packed) for _ in range(6)], nn.Linear(16, 4))
+        x = torch.randn(256, 8)
+        fanin.initialize(model, x, seed=0)
+        with torch.no_grad():
+            outputs, doubled = model(x), model(2 * x)
+    assert 0.002 < float(outputs.std(0).mean()) < 5
+    # Without the bias, the output is the 64th power of what comes in.
+    assert 1.5 < float(doubled.std(0).mean() / outputs.std(0).mean()) < 3
+    two = planned(lambda: nn.Sequential(nn.Linear(8, 16), Bilinear(packed), Bilinear(packed), nn.Linear(16, 4)), 2, 8)
+    assert two["1.first.bias"].scheme == Zeros()
+
+
 class Bent(nn.Module):
     def __init__(self) -> None:
         super().__init__()

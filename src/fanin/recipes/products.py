@@ -2,7 +2,8 @@
 
 Each such layer squares what it takes in, where its gate knows no bound: after six of them the largest of many samples
 is thousands of times the usual one, and after ten nothing is left of the others. A gate that starts at one, and hardly
-bends, hands on its value; training makes it a gate. Streams and norms hold such layers by other means.
+bends, hands on its value; training makes it a gate. Where neither factor has an activation, as in bilinear layers, both
+start near one. Streams and norms hold such layers by other means.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from fanin.schemes import Constant, Packed, ScaledOrthogonal, Zeros
 
 FEW = 2
 """Products in a chain up to which nothing has grown yet."""
+NEAR_ONE = 0.35
+"""Gain of linear factors around one: four such layers train best at 0.35 to 0.42, eight at 0.35; 0.5 diverges."""
 _WIDEST = 4.0
 
 
@@ -32,7 +35,7 @@ class Products:
     layers: int
     """How many there are."""
     activation: str
-    """What their gates pass."""
+    """What their gates pass; empty where both factors are linear."""
     opening: float
     """The bias of a gate that starts open."""
     height: float
@@ -44,6 +47,8 @@ class Products:
         nodes = list(nodes)
         if any(is_normed(node) or node.stream is not None or node.feedback or node.state_before for node in nodes):
             return None
+        if not any(map(_gate_of, nodes)):
+            return cls._of_linear_factors(nodes)
         gates = {_owner(node): gate for node in nodes if node.is_weight and (gate := _gate_of(node))}
         biases = {_owner(node) for node in nodes if node.role == Role.BIAS and _gate_of(node)}
         if len(gates) <= FEW or biases != set(gates) or len(set(gates.values())) > 1:
@@ -54,9 +59,20 @@ class Products:
             return None
         return cls(len(gates), activation, opening, _at(activation, opening))
 
+    @classmethod
+    def _of_linear_factors(cls, nodes: list[ParameterNode]) -> Products | None:
+        factors = [node for node in nodes if node.activation == "gate_value"]
+        weights = {_owner(node): node.weight_depth for node in factors if node.is_weight}
+        layers = len(set(weights.values()))
+        biases = {_owner(node) for node in factors if node.role == Role.BIAS}
+        return cls(layers, "", 1.0, 1.0) if layers > FEW and biases == set(weights) else None
+
     def weight(self, node: ParameterNode, activation: str | None) -> Decision | None:
         """What a gate or a value gets; None for any other weight."""
         layers = f"{self.layers} gated layers in a chain"
+        if activation == "gate_value" and not self.activation:
+            words = f"factor that starts near one, by its bias, in one of {self.layers} products in a chain"
+            return ScaledOrthogonal(NEAR_ONE), f"{words}: orthogonal, gain {NEAR_ONE:g}"
         if activation == "gate_value":
             gain = 1 / self.height
             words = f"value behind a {self.activation} gate that starts at {self.height:.4g}, one of {layers}"
@@ -70,6 +86,8 @@ class Products:
 
     def bias(self, node: ParameterNode) -> Decision | None:
         """The bias that opens a gate; None for any other."""
+        if node.activation == "gate_value" and not self.activation:
+            return Constant(1.0), "bias of a factor in a chain of products: 1, so that the other factor is handed on"
         if not _gate_of(node) or not self.opening:
             return None
         start, words = Constant(self.opening), f"{self.activation} gate: {self.opening:.4f}, where it is 1"
