@@ -17,6 +17,7 @@ from torch import nn
 
 from conftest import global_random_state
 from fanin.errors import InputsError, TraceError
+from fanin.measuring import measure
 from fanin.tracing import trace
 from zoo import MODELS, Asking, Caching, Counting, Failing, Idle, InPlace, Leaving, Random, Writing
 
@@ -107,6 +108,41 @@ def test_a_warm_cache_does_not_hide_parameters() -> None:
     model = Caching().eval()
     model(torch.zeros(2, 5, 8))
     assert trace(model, torch.zeros(2, 5, 8))["table"].role == "position"
+
+
+class Tabled(nn.Module):
+    """Keeps constants in a plain dict, which only a run with them can look up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.tables = {"pos": torch.ones(4)}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        result: torch.Tensor = self.linear(x) + self.tables["pos"]
+        return result
+
+
+def test_a_plain_dict_of_tensors_that_the_model_needs_is_kept() -> None:
+    model = Tabled()
+    graph = trace(model, torch.zeros(2, 4))
+    assert (graph.source, graph["linear.weight"].role) == ("fake", "linear")
+    assert graph.notes == ("run with the tensors in its plain dicts, without which the model fails",)
+    signals = measure(model, torch.zeros(2, 4))
+    assert signals.has_gradients
+    assert signals.notes == graph.notes
+    assert torch.equal(model.tables["pos"], torch.ones(4))
+
+
+def test_a_hook_that_the_model_needs_is_kept() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(2, 2))
+    model[0].register_forward_hook(lambda _module, _args, output: output[:, :2])
+    graph = trace(model, torch.zeros(2, 4))
+    assert (graph.source, graph["1.weight"].output) == ("fake", True)
+    assert "its hooks that are plain functions" in graph.notes[0]
+    assert measure(model, torch.zeros(2, 4)).notes == graph.notes
+    with pytest.raises(InputsError, match=r"float32 2×5"):
+        trace(model, torch.zeros(2, 5))
 
 
 class Positioned(nn.Module):

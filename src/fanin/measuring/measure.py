@@ -22,9 +22,10 @@ from fanin.signals import Signals
 from fanin.tracing import trace
 from fanin.tracing.capture import tensors_in
 from fanin.tracing.inputs import describe
+from fanin.tracing.isolation import ways_to_keep
 from fanin.tracing.names import NamedParameter, canonical, named_parameters, unwrap
 from fanin.tracing.records import Call
-from fanin.tracing.tracer import Inputs, as_call, rejected
+from fanin.tracing.tracer import Inputs, as_call, rejected, run_with
 
 _MODES = {True: "as in training", False: "as in evaluation"}
 
@@ -155,20 +156,19 @@ def _observe_run(
     asked: dict[str, Any],
 ) -> tuple[Observed, tuple[str, ...]]:
     axes = {entry.name: graph[entry.name].axes for entry in entries}
-    try:
-        return run(model, entries, axes, call, loss, training=training, selected=selected, **asked), ()
-    except InputsError:
-        raise
-    except Exception as error:  # a model may raise anything
-        first = error
-    if training:
-        try:
-            observed = run(model, entries, axes, call, loss, training=False, selected=selected, **asked)
-            why = str(first).partition("\n")[0]
-            return observed, (f"run {_MODES[False]}, for it fails {_MODES[True]}: {type(first).__name__}: {why}",)
-        except Exception as error:
-            first = error
-    raise rejected(model, call, first) from first
+    notes: tuple[str, ...] = ()
+    for mode in (True, False) if training else (False,):
+        for kept in ways_to_keep(model):
+            try:
+                observed = run(model, entries, axes, call, loss, training=mode, selected=selected, kept=kept, **asked)
+                return observed, (*notes, *run_with(kept))
+            except InputsError:
+                raise
+            except Exception as error:  # a model may raise anything
+                failure = error
+        why = str(failure).partition("\n")[0]
+        notes = (f"run {_MODES[False]}, for it fails {_MODES[True]}: {type(failure).__name__}: {why}",)
+    raise rejected(model, call, failure) from failure
 
 
 def _complete(signals: Signals, observed: Observed, call: Call, notes: tuple[str, ...]) -> Signals:

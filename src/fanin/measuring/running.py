@@ -21,7 +21,7 @@ from fanin.measuring.trails import Trail, leave, tensors_in, trail_of
 from fanin.measuring.watching import Effective, Selector, Watch
 from fanin.observations import Kind, LayerSignal
 from fanin.tracing.capture import tensors_in as tensors_within
-from fanin.tracing.isolation import Isolated, preserved_randomness
+from fanin.tracing.isolation import Isolated, Kept, preserved_randomness
 from fanin.tracing.names import NamedParameter, canonical
 from fanin.tracing.records import Call
 
@@ -65,6 +65,7 @@ def run(
     *,
     training: bool,
     selected: Selector,
+    kept: Kept = (),
     zeros: frozenset[Part] = frozenset(),
     repeating: frozenset[str] = frozenset(),
 ) -> Observed:
@@ -77,7 +78,7 @@ def run(
     with preserved_randomness(), torch.inference_mode(False), torch.enable_grad():
         _seed()
         with torch.no_grad():  # a scripted module copies its parameters by operations, which would be recorded
-            isolated = Isolated(model, _shared, lambda value: value.detach().clone())
+            isolated = Isolated(model, _shared, lambda value: value.detach().clone(), kept)
         _set_mode(isolated.model, training)
         observed = Observed([], _samples(call))
         watch = Watch(observed.samples, selected)

@@ -7,7 +7,7 @@ import copy
 import gc
 import random
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -39,6 +39,13 @@ _HOOKS = (
 )
 
 
+TABLES, HOOKS = "the tensors in its plain dicts", "its hooks that are plain functions"
+"""What a copy leaves out at first: most such dicts are caches, and most such hooks write down what they see."""
+
+Kept = tuple[str, ...]
+"""What of these a copy has."""
+
+
 class Isolated:
     """A copy of a model's module tree, and which of its tensors stands for which of the model's.
 
@@ -46,12 +53,14 @@ class Isolated:
         model: the model; it is only read.
         parameter: gives the stand-in of a parameter.
         buffer: gives the stand-in of a buffer, or of any other tensor that a module keeps.
+        kept: what the copy has of `TABLES` and `HOOKS`.
     """
 
-    def __init__(self, model: nn.Module, parameter: Substitute, buffer: Substitute) -> None:
+    def __init__(self, model: nn.Module, parameter: Substitute, buffer: Substitute, kept: Kept = ()) -> None:
         self.parameters: list[tuple[nn.Parameter, torch.Tensor]] = []
         self.buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.notes: list[str] = []
+        self._kept = kept
         self._memo: dict[int, Any] = {}
         self._alive: list[Any] = []
         root = unwrap(model)
@@ -74,6 +83,8 @@ class Isolated:
                 self._memo[id(value)] = stand_in
                 self.parameters.append((value, stand_in))
         kept = [value for value in module.__dict__.values() if isinstance(value, torch.Tensor)]
+        if TABLES in self._kept:
+            kept += [tensor for table in _tables(module).values() for tensor in table.values()]
         for tensor in (*module._buffers.values(), *kept):
             if tensor is not None and id(tensor) not in self._memo:
                 stand_in = buffer(tensor)
@@ -108,14 +119,16 @@ class Isolated:
             self._memo[id(original)] = twin
 
     def _fill(self, module: nn.Module, shell: nn.Module) -> None:
+        left_out = () if TABLES in self._kept else _tables(module)
         for key, value in module.__dict__.items():
             if key == "_compiled_call_impl":
                 shell.__dict__[key] = None
             elif key in _TABLES and not value:
                 shell.__dict__[key] = type(value)()
             elif key in _HOOKS:
-                shell.__dict__[key] = type(value)((i, self._copy(hook)) for i, hook in value.items() if _kept(hook))
-            elif isinstance(value, dict) and key not in ("_parameters", "_buffers", "_modules") and _is_cache(value):
+                hooks = ((i, hook) for i, hook in value.items() if HOOKS in self._kept or _belongs(hook))
+                shell.__dict__[key] = type(value)((i, self._copy(hook)) for i, hook in hooks)
+            elif key in left_out:
                 shell.__dict__[key] = type(value)()
             else:
                 shell.__dict__[key] = self._copy(value)
@@ -142,12 +155,33 @@ class Isolated:
             return value
 
 
-def _is_cache(value: dict[Any, Any]) -> bool:
-    """Tensors that a former forward left in a plain dict: with them the copy would skip the code that made them."""
-    return bool(value) and all(isinstance(item, torch.Tensor) for item in value.values())
+def ways_to_keep(model: nn.Module) -> Iterator[Kept]:
+    """What copies of a model keep, one after the other where it fails: nothing, then its tables, then its hooks too."""
+    modules = list(unwrap(model).modules())
+    kept: Kept = ()
+    yield kept
+    if any(map(_tables, modules)):
+        kept = (TABLES,)
+        yield kept
+    if any(not _belongs(hook) for module in modules for key in _HOOKS for hook in _hooks(module, key)):
+        yield (*kept, HOOKS)
 
 
-def _kept(hook: Any) -> bool:
+def _tables(module: nn.Module) -> dict[str, dict[Any, torch.Tensor]]:
+    """Tensors in a plain dict. Where a former forward left them there, the copy would skip the code that made them."""
+    return {
+        key: value
+        for key, value in module.__dict__.items()
+        if key not in ("_parameters", "_buffers", "_modules") and isinstance(value, dict) and value
+        if all(isinstance(item, torch.Tensor) for item in value.values())
+    }
+
+
+def _hooks(module: nn.Module, key: str) -> Iterable[Any]:
+    return (module.__dict__.get(key) or {}).values()
+
+
+def _belongs(hook: Any) -> bool:
     """A hook that is part of the model: torch's own, or a method of an object that is copied with the model.
 
     A plain function of the user's may append to the user's lists, so it is left out.
@@ -160,16 +194,17 @@ def _kept(hook: Any) -> bool:
     return module.startswith("torch.") or not isinstance(hook, types.FunctionType)
 
 
-def fake_copy(model: nn.Module, mode: Any) -> Isolated:
+def fake_copy(model: nn.Module, mode: Any, kept: Kept = ()) -> Isolated:
     """A copy whose parameters and buffers have shapes only."""
     return Isolated(
         model,
         lambda value: compatibility.fake_parameter(mode, value),
         lambda value: compatibility.fake_like(mode, value.detach()),
+        kept,
     )
 
 
-def real_copy(model: nn.Module) -> Isolated:
+def real_copy(model: nn.Module, kept: Kept = ()) -> Isolated:
     """A copy that computes: it shares the parameters, has its own buffers, and draws what is on the meta device."""
     generator = torch.Generator().manual_seed(0)
 
@@ -184,7 +219,7 @@ def real_copy(model: nn.Module) -> Isolated:
     def buffer(value: torch.Tensor) -> torch.Tensor:
         return torch.zeros(value.shape, dtype=value.dtype) if value.is_meta else value.detach().clone()
 
-    return Isolated(model, parameter, buffer)
+    return Isolated(model, parameter, buffer, kept)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from fanin.graph import Graph, ParameterNode
 from fanin.tracing import compatibility
 from fanin.tracing.assembly import Assembler
 from fanin.tracing.inputs import describe, traced_with_examples
-from fanin.tracing.isolation import fake_copy, postponed_collection, preserved_randomness, real_copy
+from fanin.tracing.isolation import Kept, fake_copy, postponed_collection, preserved_randomness, real_copy, ways_to_keep
 from fanin.tracing.memos import without_fake_memos
 from fanin.tracing.modules import graph_of
 from fanin.tracing.names import named_parameters, unwrap
@@ -48,6 +48,7 @@ class _Attempt:
     source: str
     training: bool = False
     differentiates: bool = False
+    kept: Kept = ()
 
 
 def trace(model: nn.Module, inputs: Inputs = None) -> Graph:
@@ -98,12 +99,15 @@ def _require_taken(model: nn.Module, base: Graph, call: Call) -> None:
         return
     if any(hasattr(parameter, "device_mesh") for parameter in model.parameters()):
         return  # a copy of a sharded model may not run by itself
-    try:
-        # With gradients, for models that differentiate on their way: physics-informed ones, energies and their forces.
-        with _ONE_AT_A_TIME, preserved_randomness(), torch.enable_grad():
-            real_copy(model).model.eval()(*call[0], **call[1])
-    except Exception as error:  # a model may raise anything
-        raise rejected(model, call, error) from error
+    for kept in ways_to_keep(model):
+        try:
+            # With gradients, for models that differentiate on their way: physics-informed ones, energies and forces.
+            with _ONE_AT_A_TIME, preserved_randomness(), torch.enable_grad():
+                real_copy(model, kept).model.eval()(*call[0], **call[1])
+            return
+        except Exception as error:  # a model may raise anything
+            failure = error
+    raise rejected(model, call, failure) from failure
 
 
 def rejected(model: nn.Module, call: Call, error: Exception) -> InputsError:
@@ -141,16 +145,26 @@ def _trace_call(
         if source == "real" and not _can_compute(base, model):
             notes.append("a real run was not tried: the model is on the meta device and large")
             break
-        result = _attempt(model, base, call, _Attempt(source))
-        if isinstance(result, Failure) and _NO_GRADIENT in result.text:
-            result = _attempt(model, base, call, _Attempt(source, differentiates=True))
+        result = _run(model, base, call, source)
         if isinstance(result, Graph):
-            graph = _with_training(model, base, call, result)
-            return replace(graph, notes=(*notes, *graph.notes)), failure
+            return replace(result, notes=(*notes, *result.notes)), failure
         failure = result
         notes.append(f"{source} run failed: {failure.text[:180]}")
     notes.append(f"{_UNTRIED}; roles and axes are from module types")
     return replace(base, notes=tuple(notes)), failure
+
+
+def _run(model: nn.Module, base: Graph, call: Call, source: str) -> Graph | Failure:
+    """What one way of running gives, on a copy that keeps no more of the model than it needs."""
+    for kept in ways_to_keep(model):
+        attempt = _Attempt(source, kept=kept)
+        result = _attempt(model, base, call, attempt)
+        if isinstance(result, Failure) and _NO_GRADIENT in result.text:
+            result = _attempt(model, base, call, replace(attempt, differentiates=True))
+        if isinstance(result, Graph):
+            graph = _with_training(model, base, call, result, replace(attempt, training=True))
+            return replace(graph, notes=(*run_with(kept), *graph.notes))
+    return result
 
 
 def _attempt(model: nn.Module, base: Graph, call: Call, attempt: _Attempt) -> Graph | Failure:
@@ -165,10 +179,10 @@ def _attempt(model: nn.Module, base: Graph, call: Call, attempt: _Attempt) -> Gr
             without_fake_memos(),
         ):
             if attempt.source == "real":
-                isolated, mode = real_copy(model), None
+                isolated, mode = real_copy(model, attempt.kept), None
             else:
                 mode = compatibility.fake_mode()
-                isolated = fake_copy(model, mode)
+                isolated = fake_copy(model, mode, attempt.kept)
             run_model(
                 isolated, names, call, run, mode=mode, training=attempt.training, differentiates=attempt.differentiates
             )
@@ -177,12 +191,17 @@ def _attempt(model: nn.Module, base: Graph, call: Call, attempt: _Attempt) -> Gr
         return failure_of(error, len(run.operations))
 
 
-def _with_training(model: nn.Module, base: Graph, call: Call, graph: Graph) -> Graph:
+def run_with(kept: Kept) -> tuple[str, ...]:
+    """The note of a run that needed more of the model than its copies have at first."""
+    return (f"run with {' and '.join(kept)}, without which the model fails",) if kept else ()
+
+
+def _with_training(model: nn.Module, base: Graph, call: Call, graph: Graph, attempt: _Attempt) -> Graph:
     """Parameters that only training uses (auxiliary heads, mask tokens), from a second run as in training."""
     idle = [node.name for node in graph if not node.exercised]
     if not idle or graph.source == "real":
         return graph
-    training = _attempt(model, base, call, _Attempt(graph.source, training=True))
+    training = _attempt(model, base, call, attempt)
     if isinstance(training, Failure):
         return graph
     found = [training[name] for name in idle if training[name].exercised]
