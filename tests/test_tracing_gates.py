@@ -422,6 +422,39 @@ def test_places_that_were_computed_in_many_steps_take_no_longer() -> None:
     assert fanin.trace(Looked(), torch.randn(2, 8, 4))["table"].role is Role.POSITION
 
 
+class Repeated(nn.Module):
+    """A function with two ways from what it takes in to what it puts out, again and again, before a last one."""
+
+    def __init__(self, step: Callable[[Tensor], Tensor], last: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.second, self.step, self.last = nn.Linear(8, 8), nn.Linear(8, 8), step, last
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = self.first(x) * self.second(x).sigmoid() if self.step is swap else self.first(x) @ self.second(x).mT
+        for _ in range(36):
+            made = self.step(made)
+        return self.last(made, x)
+
+
+def swap(signal: Tensor) -> Tensor:
+    first, second = signal.chunk(2, -1)
+    return torch.cat((second, first), -1)
+
+
+@pytest.mark.parametrize(
+    ("step", "last", "activation"),
+    [
+        (lambda s: s + 0.1 * s * (1 - s), lambda s, x: s.softmax(-1) @ x, "softmax_q"),
+        (swap, lambda s, x: s.relu(), "gate_value"),
+    ],
+    ids=["scores", "gate"],
+)
+def test_many_ways_to_one_place_take_no_longer(
+    step: Callable[[Tensor], Tensor], last: Callable[[Tensor, Tensor], Tensor], activation: str
+) -> None:
+    assert fanin.trace(Repeated(step, last), torch.randn(2, 4, 8))["first.weight"].activation == activation
+
+
 class Experts(nn.Module):
     """Two layers of experts in one parameter each, with a bias for each expert, beside positions."""
 

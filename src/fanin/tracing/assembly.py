@@ -10,7 +10,7 @@ from typing import Any
 
 from fanin.fans import ELEMENTWISE, EMBEDDING, Axes, Block, even_blocks
 from fanin.graph import NEARLY_ONE, WEIGHTS, Graph, Op, ParameterNode, Role
-from fanin.tracing.dataflow import activations_of
+from fanin.tracing.dataflow import activations_of, users_behind_moves
 from fanin.tracing.layouts import axes_of
 from fanin.tracing.modules import GRU_GATES, LSTM_GATES
 from fanin.tracing.packing import Packing
@@ -21,7 +21,7 @@ from fanin.tracing.residuals import Residual
 from fanin.tracing.roles import role_of
 from fanin.tracing.sums import averaged, in_dot_product, summed, table_behind, table_beside
 from fanin.tracing.uses import Use, find_uses
-from fanin.tracing.vocabulary import CONTRACTIONS, LINKS, MOVES, PAIRS, PRODUCTS, RECURRENCES, SUMS, VIEWS
+from fanin.tracing.vocabulary import CONTRACTIONS, LINKS, PAIRS, PRODUCTS, RECURRENCES, SUMS, VIEWS
 from fanin.tracing.walks import Walker
 
 _LAYERS = frozenset({Role.LINEAR, Role.CONV, Role.CONV_TRANSPOSE, Role.EMBEDDING})
@@ -276,15 +276,8 @@ class Assembler:
         """Whether what a weight puts out is added, through moves, to what a weight with feedback puts out."""
         if not self._fed_back:
             return False
-        waiting = [use.operation.output]
-        while waiting:
-            value = waiting.pop()
-            for user in value.users:
-                if user.target in SUMS and any(self._from_state(value) for value in activations_of(user)):
-                    return True
-                if user.target in MOVES:
-                    waiting += user.outputs
-        return False
+        sums = (user for user in users_behind_moves(use.operation.output) if user.target in SUMS)
+        return any(self._from_state(value) for user in sums for value in activations_of(user))
 
     def _state_before(self, use: Use) -> str:
         """The recurrence whose state a weight takes in."""

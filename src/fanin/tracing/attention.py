@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 from fanin.tracing.dataflow import Flow, activations_of, contracts, is_activation
@@ -10,6 +11,9 @@ from fanin.tracing.vocabulary import ATTENTION, CONTRACTIONS, MOVES, PAIRS, POOL
 
 SLOTS = {"query": "softmax_q", "key": "softmax_k", "value": "attention_value"}
 """The arguments of torch's fused attention."""
+
+_FARTHEST = 40
+"""How many operations may lie between a score and its softmax."""
 
 _CAPPING = frozenset({"tanh", "clamp", "clamp_min", "clamp_max", "masked_fill", "where"})
 
@@ -46,19 +50,22 @@ def _follow_scores(flow: Flow, found: Attention, softmax: Operation, spent: bool
     if source is None:
         return
     axis = softmax.arguments.get("dim", -1)
-    waiting: list[tuple[Value, int, int, tuple[int, ...]]] = [(source, axis % max(len(source.shape), 1), 0, ())]
+    waiting = deque([(source, axis % max(len(source.shape), 1), 0, 0)])
+    seen: set[tuple[int, int, int]] = set()
+    made: list[int] = []
+    onward: dict[int, set[int]] = {}
     while waiting:
-        value, axis, mixed, passed = waiting.pop()
+        value, axis, mixed, steps = waiting.popleft()
         operation = value.producer
-        if operation is None or not is_activation(value) or len(passed) > 40:
+        if operation is None or not is_activation(value) or steps > _FARTHEST or (value.id, axis, mixed) in seen:
             continue
-        passed = (*passed, value.id)
+        seen.add((value.id, axis, mixed))
         if operation.target in PAIRS and len(_factors(operation)) == 2 and not contracts(operation):
             # A softmax over classes behind a product with an adjacency matrix is no attention.
             if not spent and not all(flow.ancestors[factor.id] & flow.weighted for factor in _factors(operation)):
                 continue
             _mark_score(found, operation, axis)
-            found.scores.update(passed)
+            made.append(value.id)
             continue
         if contracts(operation):
             if mixed or not _mixes_heads(operation):
@@ -67,7 +74,20 @@ def _follow_scores(flow: Flow, found: Attention, softmax: Operation, spent: bool
         elif not _passes_scores(operation):
             continue
         for given in activations_of(operation):
-            waiting.append((given, _axis_before(operation, given, axis), mixed, passed))
+            onward.setdefault(given.id, set()).add(value.id)
+            waiting.append((given, _axis_before(operation, given, axis), mixed, steps + 1))
+    found.scores.update(_reached(made, onward))
+
+
+def _reached(start: list[int], onward: dict[int, set[int]]) -> set[int]:
+    """All that lies on the ways from some values on."""
+    reached, waiting = set[int](), list(start)
+    while waiting:
+        value = waiting.pop()
+        if value not in reached:
+            reached.add(value)
+            waiting += onward.get(value, ())
+    return reached
 
 
 def _passes_scores(operation: Operation) -> bool:

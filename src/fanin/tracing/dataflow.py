@@ -198,6 +198,17 @@ def activations_of(operation: Operation) -> list[Value]:
     return list(found.values())
 
 
+def users_behind_moves(value: Value) -> Iterator[Operation]:
+    """What takes in a value, as it is or moved."""
+    waiting, seen = [value], {value.id}
+    while waiting:
+        for user in waiting.pop().users:
+            yield user
+            if user.target in MOVES:
+                waiting += [made for made in user.outputs if made.id not in seen]
+                seen.update(made.id for made in user.outputs)
+
+
 def is_nonlinear(operation: Operation) -> bool:
     """Whether the output is not linear in the activations that it was computed from."""
     target = operation.target

@@ -8,7 +8,7 @@ a highway.
 
 from __future__ import annotations
 
-from fanin.tracing.dataflow import Flow, activations_of, carries, is_activation
+from fanin.tracing.dataflow import Flow, activations_of, carries, is_activation, users_behind_moves
 from fanin.tracing.records import Operation, Value
 from fanin.tracing.vocabulary import LINEAR_MAPS, MOVES, PRODUCTS, SELECTING, SUMS
 
@@ -119,14 +119,8 @@ class _Search:
 
     def _is_added(self, value: Value) -> bool:
         """Whether a value meets a sum with another signal before anything but moves."""
-        waiting = [value]
-        while waiting:
-            for user in waiting.pop().users:
-                if user.target in (*SUMS, "addcmul") and len(activations_of(user)) > 1:
-                    return True
-                if user.target in MOVES:
-                    waiting += user.outputs
-        return False
+        sums = (user for user in users_behind_moves(value) if user.target in (*SUMS, "addcmul"))
+        return any(len(activations_of(user)) > 1 for user in sums)
 
 
 def feeds_gate(found: Value) -> bool:
