@@ -15,7 +15,7 @@ from torch.nn.parallel import DataParallel
 from torch.nn.utils import parametrizations, parametrize
 
 import fanin
-from fanin import schemes
+from fanin import matching, schemes
 from fanin.errors import ApplyError, FaninError, PlanError, SchemeError
 from fanin.fans import Axes, Block
 from fanin.graph import ParameterNode, Role
@@ -166,6 +166,24 @@ def test_a_plan_that_does_not_fit_changes_nothing(edit: str) -> None:
     with pytest.raises(PlanError, match={"shape": "6×8", "missing": "no row", "surplus": "no such parameter"}[edit]):
         fanin.apply(plan, model)
     assert_same(model, before)
+
+
+def test_a_common_prefix_that_explains_all_that_is_missing_is_what_to_write() -> None:
+    model = built(lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)))
+    wrapped = nn.ModuleDict({"model": model})
+    with pytest.raises(PlanError, match=r"write instead: fanin.apply\(model.get_submodule\('model'\), plan\)"):
+        fanin.apply(fanin.plan(model, recipe="he"), wrapped)
+    with pytest.raises(PlanError, match=r"write instead: fanin.apply\(model, plan, prefix='model.'\)"):
+        fanin.apply(fanin.plan(wrapped, recipe="he"), model)
+
+
+def test_near_names_are_looked_for_where_they_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(matching, "nearest", lambda name, _known: asked.append(name) or "known: many")
+    model = built(lambda: nn.Sequential(*[nn.Linear(1, 1) for _ in range(40)]))
+    with pytest.raises(PlanError, match="and 140 more"):
+        fanin.apply(fanin.plan(model, recipe="he"), nn.ModuleDict({"model": model}))
+    assert len(asked) == matching.SHOWN
 
 
 def test_blocks_that_leave_rows_out_are_refused() -> None:

@@ -59,10 +59,12 @@ def match(plan: Plan, model: nn.Module, *, prefix: str = "", names: Mapping[str,
     require_model(model)
     matches: list[Match] = []
     problems: list[str] = []
+    missing: list[str] = []
     known = {entry.name for entry in named_parameters(model)}
     for name in names or {}:
         if name not in known:
-            problems.append(f"names has {name!r}, which is no parameter of the model ({nearest(name, known)})")
+            near = _near(name, known, problems)
+            problems.append(f"names has {name!r}, which is no parameter of the model{near}")
     misshapen: set[str] = set()
     entries = named_parameters(model)
     for entry in entries:
@@ -70,8 +72,9 @@ def match(plan: Plan, model: nn.Module, *, prefix: str = "", names: Mapping[str,
         found = _row(plan, entry, wanted)
         if found is None:
             if entry.weight is None or entry.weight.part != "norm":
-                near = nearest(wanted, [row.name for row in plan])
-                problems.append(f"{entry.name}: the plan has no row {wanted!r} ({near})")
+                missing.append(wanted)
+                near = _near(wanted, (row.name for row in plan), problems)
+                problems.append(f"{entry.name}: the plan has no row {wanted!r}{near}")
         elif found[0].shape != tuple(entry.parameter.shape):
             misshapen.add(found[0].name)
             have = tables.shape_text(entry.parameter.shape)
@@ -82,7 +85,7 @@ def match(plan: Plan, model: nn.Module, *, prefix: str = "", names: Mapping[str,
     problems += _uncovered(plan, misshapen.union(found.row.name for found in matches), entries) if whole else []
     problems += _taken_twice(matches, whole)
     if problems:
-        raise _misfit(plan, problems)
+        raise _misfit(plan, problems, _shifted(plan, missing, prefix) if names is None else "")
     return _with_norms(matches, entries)
 
 
@@ -121,6 +124,25 @@ def _row(plan: Plan, entry: NamedParameter, wanted: str) -> tuple[Row, str] | No
     return row, wanted if row.node.reparametrized else row.name
 
 
+def _near(name: str, known: Iterable[str], problems: list[str]) -> str:
+    """The names that are near to a wrong one, for a problem that will be shown: looking for them takes its time."""
+    return f" ({nearest(name, known)})" if len(problems) < SHOWN else ""
+
+
+def _shifted(plan: Plan, missing: list[str], prefix: str) -> str:
+    """What to write where all that is missing is in the plan under a prefix, or without one that the model has."""
+    if not missing:
+        return ""
+    first = missing[0]
+    for longer in (row.name.removesuffix(first) for row in plan if row.name.endswith(f".{first}")):
+        if all(longer + name in plan for name in missing):
+            return f"fanin.apply(model, plan, prefix={longer + prefix!r}), if the model is that part of the plan's"
+    for end in (i + 1 for i, letter in enumerate(first) if letter == "."):
+        if all(name.startswith(first[:end]) and name[end:] in plan for name in missing):
+            return f"fanin.apply(model.get_submodule({first[: end - 1]!r}), plan)"
+    return ""
+
+
 def _uncovered(plan: Plan, covered: set[str], entries: Iterable[NamedParameter]) -> Iterator[str]:
     ties = {alias: entry.name for entry in entries for alias in entry.aliases}
     for row in plan:
@@ -157,7 +179,7 @@ def _with_norms(matches: list[Match], entries: tuple[NamedParameter, ...]) -> li
     ]
 
 
-def _misfit(plan: Plan, problems: list[str]) -> PlanError:
+def _misfit(plan: Plan, problems: list[str], shifted: str) -> PlanError:
     more = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
     shown = "\n  ".join(problems[:SHOWN]) + more
     return PlanError(
@@ -165,6 +187,6 @@ def _misfit(plan: Plan, problems: list[str]) -> PlanError:
             f"a plan of {tables.counted(len(plan), 'row')} that does not fit the model:\n  {shown}",
             "a row of the same name and shape for every parameter",
             "a plan is written whole or not at all",
-            "plan = fanin.plan(model), and the edits on it",
+            shifted or "plan = fanin.plan(model), and the edits on it",
         )
     )
