@@ -172,6 +172,43 @@ def test_no_tensor_without_data_stays_in_a_cache_of_functions() -> None:
     assert Positioned.positions.cache_info().hits, "what was remembered of a real run stays"
 
 
+def test_nor_in_one_that_was_written_after_the_first_run() -> None:
+    trace(nn.Linear(4, 4), torch.zeros(2, 4))
+    model, x = Positioned(), torch.randn(2, 4)
+    model.positions = lru_cache(Positioned.positions.__wrapped__)
+    trace(model, x)
+    torch.testing.assert_close(model(x), model.linear(x) + torch.arange(4) / 4)
+
+
+class Tally:
+    """State that cannot be copied."""
+
+    def __init__(self) -> None:
+        self.lock, self.calls = threading.Lock(), 0
+
+
+class Tallied(nn.Module):
+    """Counts its calls where no copy can keep them apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.tally = nn.Linear(4, 4), Tally()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with self.tally.lock:
+            self.tally.calls += 1
+        result: torch.Tensor = self.linear(x)
+        return result
+
+
+def test_state_that_cannot_be_copied_is_told() -> None:
+    model = Tallied()
+    note = "Tallied.tally, a Tally, could not be copied (TypeError): what the model writes there stays"
+    graph = trace(model, torch.zeros(2, 4))
+    assert graph.notes == (note,)
+    assert measure(model, torch.zeros(2, 4), graph=graph).notes == (note,)
+
+
 def test_hooks_of_the_user_are_not_called_and_stay() -> None:
     seen: list[Any] = []
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())

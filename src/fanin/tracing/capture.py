@@ -7,6 +7,7 @@ autograd functions.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -248,6 +249,7 @@ class Recorder(compatibility.DispatchMode):
                 self._versions[storage] = self._versions.get(storage, 0) + 1
                 self._written[storage] = value
             self._bind(tensor, value)
+            self.run.made.append(weakref.ref(tensor))
 
     def _emit(self, target: str, func: Any, arguments: dict[str, Any], outputs: tuple[Value, ...]) -> None:
         inputs = tuple(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import sys
-import weakref
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -13,26 +11,26 @@ from typing import Any
 import torch
 
 from fanin.tracing import compatibility
+from fanin.tracing.records import Run
 
 _Remembering: Any = type(lru_cache(maxsize=1)(id))
-_known: tuple[int, list[weakref.ref[Any]]] = (-1, [])
 
 
 @contextlib.contextmanager
-def without_fake_memos() -> Iterator[None]:
+def without_fake_memos(run: Run) -> Iterator[None]:
     """Clear, at the end, the cache of every function that remembers a fake tensor of this run.
 
     Position tables and relative indices are often made once for each shape and cached: a model that runs for real
-    afterwards, with the same shape, would get what the fake run left there.
+    afterwards, with the same shape, would get what the fake run left there. Functions are looked for among all objects,
+    which may take 0.1 s, and so only where a tensor outlived its run.
     """
-    before = {id(function): function.cache_info().misses for function in _remembering()}
     try:
         yield
     finally:
-        for function in _remembering():
-            learnt = function.cache_info().misses != before.get(id(function), 0)
-            if learnt and any(map(_is_fake, gc.get_referents(function))):
-                function.cache_clear()
+        if any(made() is not None for made in run.made):
+            for function in (thing for thing in gc.get_objects() if type(thing) is _Remembering):
+                if any(map(_is_fake, gc.get_referents(function))):
+                    function.cache_clear()
 
 
 def _is_fake(kept: object) -> bool:
@@ -41,12 +39,3 @@ def _is_fake(kept: object) -> bool:
     if isinstance(kept, dict):
         return any(map(_is_fake, kept.values()))
     return isinstance(kept, torch.Tensor) and compatibility.is_fake(kept)
-
-
-def _remembering() -> list[Any]:
-    """The functions with a cache; looked for anew only when modules were imported: it takes 0.1 s."""
-    global _known
-    if _known[0] != len(sys.modules):
-        found = [weakref.ref(thing) for thing in gc.get_objects() if type(thing) is _Remembering]
-        _known = (len(sys.modules), found)
-    return [function for reference in _known[1] if (function := reference()) is not None]

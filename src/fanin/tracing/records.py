@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -93,6 +94,7 @@ class Run:
         outputs: what the model returned.
         sizes: id of an input → how large its numbers are, rounded, where they are not of unit size.
         equal: the number that all of a parameter's values are, for short ones of which all are equal.
+        made: the tensors that operations put out, as long as something holds them.
     """
 
     source: str
@@ -104,6 +106,7 @@ class Run:
     notes: list[str] = field(default_factory=list)
     sizes: dict[int, float] = field(default_factory=dict)
     equal: dict[str, float] = field(default_factory=dict)
+    made: list[weakref.ref[torch.Tensor]] = field(default_factory=list)
 
     def new_value(self, tensor: torch.Tensor, kind: str, name: str = "") -> Value:
         """A value for a tensor that this run meets for the first time."""

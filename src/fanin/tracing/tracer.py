@@ -176,7 +176,7 @@ def _attempt(model: nn.Module, base: Graph, call: Call, attempt: _Attempt) -> Gr
             preserved_randomness(),
             postponed_collection(),
             compatibility.plain_execution(),
-            without_fake_memos(),
+            without_fake_memos(run),
         ):
             if attempt.source == "real":
                 isolated, mode = real_copy(model, attempt.kept), None
