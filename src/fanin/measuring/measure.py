@@ -161,7 +161,7 @@ def _observe_run(
         for kept in ways_to_keep(model):
             try:
                 observed = run(model, entries, axes, call, loss, training=mode, selected=selected, kept=kept, **asked)
-                return observed, (*notes, *run_with(kept))
+                return observed, (*notes, *run_with(kept), *observed.notes)
             except InputsError:
                 raise
             except Exception as error:  # a model may raise anything

@@ -54,6 +54,7 @@ class Observed:
     influential: dict[str, bool] = field(default_factory=dict)
     block_gradients: dict[Part, float] = field(default_factory=dict)
     blocked: dict[Part, bool] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def run(
@@ -80,7 +81,7 @@ def run(
         with torch.no_grad():  # a scripted module copies its parameters by operations, which would be recorded
             isolated = Isolated(model, _shared, lambda value: value.detach().clone(), kept)
         _set_mode(isolated.model, training)
-        observed = Observed([], _samples(call))
+        observed = Observed([], _samples(call), notes=tuple(isolated.notes))
         watch = Watch(observed.samples, selected)
         stand_ins = {id(original): stand_in for original, stand_in in isolated.parameters}
         for entry in entries:

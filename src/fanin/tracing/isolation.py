@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fanin.errors import article
 from fanin.tracing import compatibility
 from fanin.tracing.names import unwrap
 from fanin.tracing.rebinding import holds_modules, rebound
@@ -74,6 +75,7 @@ class Isolated:
             if unwrap(module) is module and shell.__dict__.get("_fanin_empty"):
                 del shell.__dict__["_fanin_empty"]
                 self._fill(module, shell)
+        self.notes = list(dict.fromkeys(self.notes))
         self.model: nn.Module = self._memo[id(root)]
 
     def _substitute_tensors(self, module: nn.Module, parameter: Substitute, buffer: Substitute) -> None:
@@ -127,17 +129,17 @@ class Isolated:
                 shell.__dict__[key] = type(value)()
             elif key in _HOOKS:
                 hooks = ((i, hook) for i, hook in value.items() if HOOKS in self._kept or _belongs(hook))
-                shell.__dict__[key] = type(value)((i, self._copy(hook)) for i, hook in hooks)
+                shell.__dict__[key] = type(value)((i, self._copy(hook, "hook")) for i, hook in hooks)
             elif key in left_out:
                 shell.__dict__[key] = type(value)()
             else:
-                shell.__dict__[key] = self._copy(value)
+                shell.__dict__[key] = self._copy(value, f"{type(module).__name__}.{key}")
         for key in ("_forward_hooks_always_called", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs"):
             value = module.__dict__.get(key)
             if value:
                 shell.__dict__[key] = type(value)(value)
 
-    def _copy(self, value: Any) -> Any:
+    def _copy(self, value: Any, place: str) -> Any:
         if holds_modules(value, self._memo):
             return rebound(value, self._memo)
         if isinstance(value, _IMMUTABLE):
@@ -151,7 +153,8 @@ class Isolated:
         try:
             return copy.deepcopy(value, self._memo)
         except Exception as error:  # anything may refuse to be copied: locks, generators, process groups
-            self.notes.append(f"a {type(value).__name__} could not be copied ({type(error).__name__}) and was shared")
+            what = f"{place}, {article(type(value).__name__)}, could not be copied"
+            self.notes.append(f"{what} ({type(error).__name__}): what the model writes there stays")
             return value
 
 

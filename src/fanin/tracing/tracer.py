@@ -186,7 +186,8 @@ def _attempt(model: nn.Module, base: Graph, call: Call, attempt: _Attempt) -> Gr
             run_model(
                 isolated, names, call, run, mode=mode, training=attempt.training, differentiates=attempt.differentiates
             )
-            return Assembler(Walker(run), base).graph()
+            graph = Assembler(Walker(run), base).graph()
+            return replace(graph, notes=(*isolated.notes, *graph.notes))
     except Exception as error:  # a model may raise anything; the next way of running it is tried
         return failure_of(error, len(run.operations))
 
