@@ -68,9 +68,10 @@ def transformer(encoder: int, decoder: int, *, norms: bool, width: int = 512) ->
             blocks = even_blocks("qkv", 3 * width, ("softmax_q", "softmax_k", "attention_value"))
             shape = (3 * width, width)
             nodes.append(ParameterNode(f"{path}.self_attn.in_proj", shape, Role.LINEAR, Axes(blocks=blocks)))
-            nodes.append(replace(last(f"{path}.self_attn.out.weight", width, width, depth), post_norm=norms))
+            sums = {"post_norm": norms, "skip_scaled": norms}
+            nodes.append(replace(last(f"{path}.self_attn.out.weight", width, width, depth), **sums))
             nodes.append(linear(f"{path}.fc1.weight", 4 * width, width, "relu"))
-            nodes.append(replace(last(f"{path}.fc2.weight", width, 4 * width, depth), post_norm=norms))
+            nodes.append(replace(last(f"{path}.fc2.weight", width, 4 * width, depth), **sums))
             nodes.append(vector(f"{path}.fc2.bias", Role.BIAS, width))
             if norms:
                 nodes.append(vector(f"{path}.norm.weight", Role.NORM_SCALE, width))
@@ -299,6 +300,22 @@ def test_deepnorm_refuses_norms_before_the_branches() -> None:
     before = Graph(tuple(replace(node, post_norm=False) for node in graph), "fake")
     with pytest.raises(RecipeError, match=r"pre-norm(?s:.*)norm\(alpha \* x \+ f\(x\)\)"):
         recipes.deepnorm()(before)
+
+
+def test_deepnorm_refuses_a_stream_that_nothing_multiplies() -> None:
+    plain = Graph(tuple(replace(node, skip_scaled=False) for node in transformer(12, 0, norms=True)), "fake")
+    with pytest.raises(RecipeError, match=r"multiplied by α = 2\.213 in every sum(?s:.*)norm\(alpha \* x \+ f\(x\)\)"):
+        recipes.deepnorm()(plain)
+
+
+@pytest.mark.parametrize("name", ["t-fixup", "deepnorm"])
+def test_one_branch_is_one_layer(name: str) -> None:
+    """Half a layer must be no division by zero, and a stream of one branch is no pre-norm."""
+    norms = name == "deepnorm"
+    nodes = [replace(node, post_norm=False, stream_depth=1) for node in transformer(1, 0, norms=norms)]
+    graph = Graph(tuple(node for node in nodes if ".self_attn." not in node.name), "fake")
+    reason = recipes.recipe_named(name)(graph)["encoder.layers.0.fc2.weight"].reason
+    assert reason.endswith("β = 0.5946 for 1 layer" if norms else "N = 1")
 
 
 def test_deepnorm_of_two_stacks() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -155,16 +156,52 @@ def test_dcgan_generator() -> None:
     assert plan["1.weight"].expected == (1.0, 0.02)
 
 
+REFUSED = {"t-fixup": "with norms", "deepnorm": r"multiplied by α = 1\.565"}
+
+
 @pytest.mark.parametrize("recipe", ["gpt2", "gpt-neox", "olmo", "llama-torchtitan", "t-fixup", "deepnorm", "ddpm"])
 def test_branches_are_counted_from_the_dataflow(recipe: str) -> None:
-    """Post-norm encoder layers, whose branches no name reveals: the recipes find them, or refuse for the norms."""
+    """Post-norm encoder layers, whose branches no name reveals: the recipes find them, or refuse the model."""
     model = PostNorm()
     graph = trace(model, torch.zeros(2, 7, dtype=torch.long))
-    if recipe == "t-fixup":
-        with pytest.raises(RecipeError, match="with norms"):
+    if recipe in REFUSED:
+        with pytest.raises(RecipeError, match=REFUSED[recipe]):
             recipes.recipe_named(recipe)(graph)
         return
     plan = recipes.recipe_named(recipe)(graph)
     assert plan["encoder.layers.1.linear2.weight"].node.stream_depth == 6
     fanin.apply(plan, model, seed=0)
     assert verify(plan, model)
+
+
+class Weighed(nn.Module):
+    """A post-norm block whose sum weighs stream and branch in one of several ways."""
+
+    def __init__(self, weigh: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.enter, self.leave, self.norm, self.weigh = nn.Linear(16, 32), nn.Linear(32, 16), nn.LayerNorm(16), weigh
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.weigh(x, self.leave(self.enter(x).relu())))
+
+
+@pytest.mark.parametrize(
+    ("weigh", "scaled"),
+    [
+        (lambda x, f: x + f, False),
+        (lambda x, f: 2.0 * x + f, True),
+        (lambda x, f: x + f / 2.0, True),
+        (lambda x, f: torch.add(f, x, alpha=2.0), True),
+    ],
+    ids=["plain", "stream", "branch", "alpha"],
+)
+@pytest.mark.parametrize("blocks", [1, 4])
+def test_alpha_is_found_in_the_sum(weigh: Callable[[Tensor, Tensor], Tensor], scaled: bool, blocks: int) -> None:
+    model = nn.Sequential(nn.Linear(8, 16), *[Weighed(weigh) for _ in range(blocks)], nn.Linear(16, 4))
+    graph = trace(model, torch.zeros(2, 8))
+    assert {node.skip_scaled for node in graph if node.residual_last} == {scaled}
+    if scaled:
+        assert "gain β" in recipes.deepnorm()(graph)["1.leave.weight"].reason
+    else:
+        with pytest.raises(RecipeError, match="as it is"):
+            recipes.deepnorm()(graph)

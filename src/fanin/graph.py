@@ -100,6 +100,8 @@ class ParameterNode:
         stream: the residual stream that its branch adds into.
         stream_depth: how many branches are added into that stream.
         post_norm: the sums of that stream are normalized before they go on, around the next branch as well.
+        skip_scaled: the model multiplies the stream where it adds the branch, or the branch by a constant, so that the
+            two weigh differently, as in DeepNorm.
         feedback: it multiplies what its own layer put out before, as a recurrent weight does.
         feeds_state: its output is added to that of a weight with feedback, as the input of a recurrence is.
         state_before: the recurrence whose state it takes in, through moves and pooling: ``lstm``, ``gru``, ``rnn_tanh``
@@ -153,6 +155,7 @@ class ParameterNode:
     stream: int | None = None
     stream_depth: int = 0
     post_norm: bool = False
+    skip_scaled: bool = False
     feedback: bool = False
     feeds_state: bool = False
     state_before: str = ""

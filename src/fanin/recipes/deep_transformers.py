@@ -26,6 +26,7 @@ from fanin.recipes.rules import (
 )
 from fanin.recipes.unnormalized import require_no_norms
 from fanin.schemes import Normal, xavier_normal, xavier_uniform
+from fanin.tables import counted
 
 SCORES = ("softmax_q", "softmax_k")
 
@@ -91,17 +92,17 @@ def t_fixup() -> PublishedRecipe:
 def deepnorm() -> PublishedRecipe:
     """DeepNorm: post-norm transformers of up to 1,000 layers.
 
-    The model computes x ← LayerNorm(α·x + f(x)); α is a factor in its own code, which no initialization can supply, so
-    the plan's notes say it. Xavier normal for every weight: gain 1 for queries and keys, β for values, attention
-    outputs and MLP weights.
+    The model computes x ← LayerNorm(α·x + f(x)); α is a factor in its own code, which no initialization can supply: a
+    model that multiplies its stream with nothing is refused, and the plan's notes say the number. Xavier normal for
+    every weight: gain 1 for queries and keys, β for values, attention outputs and MLP weights.
 
     - one stack of N layers: α = (2N)^(1/4), β = (8N)^(−1/4);
     - N encoder and M decoder layers: encoder α = 0.81·(N⁴M)^(1/16), β = 0.87·(N⁴M)^(−1/16); decoder α = (3M)^(1/4),
       β = (12M)^(−1/4).
 
     Raises:
-        RecipeError: from the recipe, for a model without norms or residual branches, or one that normalizes before
-            its branches.
+        RecipeError: from the recipe, for a model without norms or residual branches, one that normalizes before its
+            branches, or one without α.
 
     Source: Wang et al. 2022, figure 2.
 
@@ -113,13 +114,14 @@ def deepnorm() -> PublishedRecipe:
         require_branches(graph, "deepnorm")
         _require_post_norm(graph)
         stacks = _stacks(graph)
+        _require_alpha(graph, stacks)
 
         def weight(node: ParameterNode, activation: str | None) -> Decision:
             if activation in SCORES:
                 return xavier_normal(), "query or key: Xavier normal, gain 1"
             if layer_index(node) is None:
                 return xavier_normal(), "outside of layers: Xavier normal, gain 1"
-            _, beta = _constants(stacks, _side(node))
+            beta = _constants(stacks, _side(node))[1]
             return xavier_normal(beta), f"Xavier normal, gain β = {beta:.4g} for {_depth(stacks)}"
 
         hint = "x = norm(alpha * x + f(x)) in every block"
@@ -134,8 +136,9 @@ def deepnorm() -> PublishedRecipe:
 
 
 def _require_post_norm(graph: Graph) -> None:
-    normed = any(node.role == Role.NORM_SCALE for node in graph)  # a model without any is refused for that
-    if not normed or all(node.post_norm for node in graph if last_of_branch(node)):
+    ends = [node for node in graph if last_of_branch(node)]
+    # Of one branch it is not known how its stream would go on: whether α is there must do.
+    if not _is_normed(graph) or all(node.post_norm or node.stream_depth == 1 for node in ends):
         return
     raise RecipeError(
         compose(
@@ -147,11 +150,33 @@ def _require_post_norm(graph: Graph) -> None:
     )
 
 
+def _require_alpha(graph: Graph, stacks: Stacks) -> None:
+    if not _is_normed(graph) or all(node.skip_scaled for node in graph if last_of_branch(node)):
+        return
+    plain = next(node.name for node in graph if last_of_branch(node) and not node.skip_scaled)
+    raise RecipeError(
+        compose(
+            f"recipe 'deepnorm' on a model whose stream is added to the branch of {plain} as it is",
+            f"a stream that is multiplied by {_alphas(stacks)} in every sum",
+            "the small β of the branches is for a large α; without it they hardly count",
+            "x = norm(alpha * x + f(x)) in the model's code",
+        )
+    )
+
+
+def _is_normed(graph: Graph) -> bool:
+    """Whether there is a norm; a model without any is refused for that."""
+    return any(node.role == Role.NORM_SCALE for node in graph)
+
+
 def _alpha_note(graph: Graph) -> tuple[str, ...]:
-    stacks = _stacks(graph)
+    alphas = _alphas(_stacks(graph))
+    return (f"deepnorm is half of the method: the model must compute LayerNorm(α·x + f(x)) with {alphas}",)
+
+
+def _alphas(stacks: Stacks) -> str:
     sides = ("",) if stacks.single else ("encoder", "decoder")
-    values = ", ".join(f"α = {_constants(stacks, side)[0]:.4g}{f' in the {side}' if side else ''}" for side in sides)
-    return (f"deepnorm is half of the method: the model must compute LayerNorm(α·x + f(x)) with {values}",)
+    return ", ".join(f"α = {_constants(stacks, side)[0]:.4g}{f' in the {side}' if side else ''}" for side in sides)
 
 
 def _constants(stacks: Stacks, side: str) -> tuple[float, float]:
@@ -166,7 +191,7 @@ def _constants(stacks: Stacks, side: str) -> tuple[float, float]:
 
 def _depth(stacks: Stacks) -> str:
     if stacks.single:
-        return f"{stacks.single} layers"
+        return counted(stacks.single, "layer")
     return f"{stacks.encoder} encoder and {stacks.decoder} decoder layers"
 
 
@@ -177,13 +202,13 @@ def _side(node: ParameterNode) -> str:
 
 
 def _stacks(graph: Graph) -> Stacks:
-    """Layers a side: branches ÷ 2, and ÷ 3 where a decoder also attends to an encoder."""
+    """Layers a side: branches ÷ 2, and ÷ 3 where a decoder also attends to an encoder; what is begun is one."""
     depths = {"encoder": 0, "decoder": 0, "": 0}
     for node in graph:
         if last_of_branch(node):
             depths[_side(node)] = max(depths[_side(node)], node.stream_depth)
     encoder, decoder = depths["encoder"] or depths[""], depths["decoder"]
-    return Stacks(encoder // 2, decoder // 3 if encoder else decoder // 2)
+    return Stacks(-(-encoder // 2), -(-decoder // (3 if encoder else 2)))
 
 
 def _require_sides(graph: Graph) -> Stacks:

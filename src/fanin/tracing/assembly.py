@@ -218,7 +218,12 @@ class Assembler:
             if last is not None and last.residual is not None:
                 scale = last.passage.scales[-1] if last.passage.scales else ""
                 follows = "tamed_by" if self._tames(scale) else "scaled_by"
-                return {"residual_last": True, follows: scale, **self._stream_of(last.residual)}
+                fields = {
+                    "residual_last": True,
+                    follows: scale,
+                    "skip_scaled": walker.residuals.is_scaled(last.residual),
+                }
+                return {**fields, **self._stream_of(last.residual)}
         given = data or next(iter(activations_of(use.operation)), made)
         enclosing = walker.residuals.enclosing(given, made)
         if enclosing is None or (role == Role.LAYER_SCALE and enclosing.skip.space != Space.ACTIVATION):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from fanin.tracing.dataflow import Flow, activations_of, contracts, is_activation, is_signal
@@ -79,6 +79,21 @@ class Residuals:
             if self._flow.descends(given, residual.root) and self._flow.descends(residual.branch, made):
                 return residual
         return None
+
+    def is_scaled(self, residual: Residual) -> bool:
+        """Whether the skip is multiplied on its way into the sum, or the branch by a constant."""
+        return _weighs(residual.operation) or any(
+            operation.target in PRODUCTS and not (way is residual.branch and _has_weight(operation))
+            for way in (residual.skip, residual.branch)
+            for operation in self._made_by(way, residual.root)
+        )
+
+    def _made_by(self, value: Value, root: Value) -> Iterator[Operation]:
+        """What made a value by leaving its content alone, back to where the two ways of a sum part."""
+        for before in self._flow.back_chain(value):
+            if before is root or before.producer is None or self._flow.before(before) is None:
+                return
+            yield before.producer
 
     def _classify(self, operation: Operation, first: Value, second: Value) -> Residual | None:
         flow = self._flow
@@ -256,6 +271,15 @@ def _most_of(operation: Operation) -> Value | None:
 def _is_squashed(value: Value) -> bool:
     """Whether nothing but activations that are bounded takes in a value."""
     return bool(value.users) and all(user.target in _BOUNDED for user in value.users)
+
+
+def _weighs(operation: Operation) -> bool:
+    """Whether a sum has a factor of its own: ``torch.add(branch, stream, alpha=2)``."""
+    return bool(operation.arguments.get("alpha", 1) != 1)
+
+
+def _has_weight(operation: Operation) -> bool:
+    return any(value.space == Space.WEIGHT for _, value in operation.inputs)
 
 
 def sum_operands(operation: Operation | None) -> tuple[Value, Value] | None:
