@@ -205,3 +205,13 @@ def test_alpha_is_found_in_the_sum(weigh: Callable[[Tensor, Tensor], Tensor], sc
     else:
         with pytest.raises(RecipeError, match="as it is"):
             recipes.deepnorm()(graph)
+
+
+def test_layers_are_counted_by_their_blocks() -> None:
+    """In one Sequential the first block has the number 1 in its name, and the head behind the last another one."""
+    body = [Weighed(lambda x, f: 2.0 * x + f) for _ in range(3)]
+    model = nn.Sequential(nn.Embedding(50, 16), *body, nn.Linear(16, 4))
+    graph = trace(model, torch.zeros(2, 7, dtype=torch.long))
+    olmo = [recipes.olmo()(graph)[f"{place}.leave.weight"].reason for place in (1, 2, 3)]
+    assert [reason.split(", ")[-2] for reason in olmo] == ["layer 0", "layer 1", "layer 2"]
+    assert "outside of layers" in recipes.deepnorm()(graph)["4.weight"].reason

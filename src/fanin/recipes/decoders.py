@@ -15,7 +15,7 @@ from fanin.recipes.rules import (
     enter,
     give,
     last_of_branch,
-    layer_index,
+    layer_indices,
     outputs,
     positions,
     published,
@@ -67,12 +67,13 @@ def llama_torchtitan(std: float = 0.02) -> PublishedRecipe:
 
     def rules(graph: Graph) -> list[Rule]:
         require_branches(graph, "llama-torchtitan")
+        layers = layer_indices(graph)
         width = stream_width(graph, "llama-torchtitan")
         head = TruncatedNormal(1 / math.sqrt(width), low=-3, high=3), f"output layer: 1/√d, d = {width}, cut at ±3σ"
         embedding = role(Role.EMBEDDING)
 
         def scaled(node: ParameterNode) -> Decision:
-            layer = _layer(node, "llama-torchtitan")
+            layer = _layer(layers, node, "llama-torchtitan")
             part = "last weight of a residual branch" if node.residual_last else "value path of a gate"
             return _uncut(std / math.sqrt(2 * (layer + 1))), f"std {std:g} ÷ √{2 * (layer + 1)}: {part}, layer {layer}"
 
@@ -102,12 +103,13 @@ def olmo() -> PublishedRecipe:
 
     def rules(graph: Graph) -> list[Rule]:
         require_branches(graph, "olmo")
+        layers = layer_indices(graph)
 
         def plain(node: ParameterNode) -> Decision:
             return _cut(1 / math.sqrt(node.fans.fan_in)), f"1/√fan_in, fan_in {node.fans.fan_in:g}, cut at ±3σ"
 
         def scaled(node: ParameterNode) -> Decision:
-            layer, fan_in = _layer(node, "olmo"), node.fans.fan_in
+            layer, fan_in = _layer(layers, node, "olmo"), node.fans.fan_in
             std = 1 / math.sqrt(2 * fan_in * (layer + 1))
             reason = f"1/√fan_in ÷ √{2 * (layer + 1)}, fan_in {fan_in:g}, layer {layer}, cut at ±3σ"
             return _cut(std), f"last weight of a residual branch: {reason}"
@@ -158,8 +160,8 @@ def _uncut(std: float) -> TruncatedNormal:
     return TruncatedNormal(std, low=-2, high=2, bounds="absolute")
 
 
-def _layer(node: ParameterNode, recipe: str) -> int:
-    layer = layer_index(node)
+def _layer(layers: dict[str, int], node: ParameterNode, recipe: str) -> int:
+    layer = layers.get(node.name)
     if layer is None:
         raise RecipeError(
             compose(

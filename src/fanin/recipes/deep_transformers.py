@@ -16,7 +16,7 @@ from fanin.recipes.rules import (
     Rule,
     enter,
     last_of_branch,
-    layer_index,
+    layer_indices,
     positions,
     published,
     require_branches,
@@ -66,19 +66,20 @@ def t_fixup() -> PublishedRecipe:
         require_branches(graph, "t-fixup")
         stacks = _require_sides(graph)
         width = stream_width(graph, "t-fixup")
+        layers = layer_indices(graph)
 
         def weight(node: ParameterNode, activation: str | None) -> Decision:
             side = _side(node)
-            if activation in SCORES or not side or layer_index(node) is None:
+            if activation in SCORES or not side or node.name not in layers:
                 return xavier_uniform(), "Xavier uniform, not scaled"
             if side == "encoder":
                 return xavier_uniform(0.67 * stacks.encoder**-0.25), f"Xavier × 0.67·N^(−1/4), N = {stacks.encoder}"
             return xavier_uniform((9 * stacks.decoder) ** -0.25), f"Xavier × (9N)^(−1/4), N = {stacks.decoder}"
 
         def embedding(node: ParameterNode) -> Decision:
-            layers = stacks.decoder if _side(node) == "decoder" else stacks.encoder or stacks.decoder
-            std = width**-0.5 * (9 * layers) ** -0.25
-            return Normal(std), f"embedding: 1/√d × (9N)^(−1/4), d = {width}, N = {layers}"
+            count = stacks.decoder if _side(node) == "decoder" else stacks.encoder or stacks.decoder
+            std = width**-0.5 * (9 * count) ** -0.25
+            return Normal(std), f"embedding: 1/√d × (9N)^(−1/4), d = {width}, N = {count}"
 
         return [
             Rule("weights", weights, lambda node: for_each_block(node, weight), required=True),
@@ -115,11 +116,12 @@ def deepnorm() -> PublishedRecipe:
         _require_post_norm(graph)
         stacks = _stacks(graph)
         _require_alpha(graph, stacks)
+        layers = layer_indices(graph)
 
         def weight(node: ParameterNode, activation: str | None) -> Decision:
             if activation in SCORES:
                 return xavier_normal(), "query or key: Xavier normal, gain 1"
-            if layer_index(node) is None:
+            if node.name not in layers:
                 return xavier_normal(), "outside of layers: Xavier normal, gain 1"
             beta = _constants(stacks, _side(node))[1]
             return xavier_normal(beta), f"Xavier normal, gain β = {beta:.4g} for {_depth(stacks)}"

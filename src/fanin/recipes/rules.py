@@ -237,14 +237,36 @@ def stream_width(graph: Graph, recipe: str) -> int:
     )
 
 
-def layer_index(node: ParameterNode) -> int | None:
-    """The number of the layer that a parameter is in: the first number in its path; None outside of layers.
+def layer_indices(graph: Graph) -> dict[str, int]:
+    """The number of the layer that each parameter is in, from 0, by its name; none for those outside of layers.
+
+    Layers are the numbered parts of one module in which residual branches end; they are counted by their order, for
+    their own numbers may start later, as behind an embedding in one `Sequential`.
 
     >>> from fanin.fans import Axes
-    >>> layer_index(ParameterNode("model.layers.3.mlp.up_proj.weight", (8, 4), Role.LINEAR, Axes()))
-    3
+    >>> names = ("0.weight", "1.up.weight", "1.down.weight", "2.up.weight", "2.down.weight", "3.weight")
+    >>> ends = {"1.down.weight", "2.down.weight"}
+    >>> nodes = [ParameterNode(n, (4, 4), Role.LINEAR, Axes(), residual_last=n in ends) for n in names]
+    >>> layer_indices(Graph(tuple(nodes)))
+    {'1.up.weight': 0, '1.down.weight': 0, '2.up.weight': 1, '2.down.weight': 1}
     """
-    return next((int(part) for part in node.name.split(".") if part.isdecimal()), None)
+    parts = dict.fromkeys(part for node in graph if last_of_branch(node) for part in _numbered_parts(node.name))
+    siblings: dict[str, list[str]] = {}
+    for part in sorted(parts, key=lambda part: int(part.rpartition(".")[2])):
+        siblings.setdefault(part.rpartition(".")[0], []).append(part)
+    found: dict[str, int] = {}
+    for node in graph:
+        own = [part for part in _numbered_parts(node.name) if part in parts]
+        # What holds all layers may have a number too, which is then the only one beside it.
+        for part in sorted(own, key=lambda part: len(siblings[part.rpartition(".")[0]]) == 1)[:1]:
+            found[node.name] = siblings[part.rpartition(".")[0]].index(part)
+    return found
+
+
+def _numbered_parts(name: str) -> list[str]:
+    """The paths within a name that end in a number, outermost first: ``layers.3`` in ``layers.3.fc.weight``."""
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i, part in enumerate(parts) if part.isdecimal()]
 
 
 def without_stride(node: ParameterNode, scheme: VarianceScaling) -> Scheme:
