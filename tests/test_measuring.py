@@ -280,7 +280,7 @@ def test_parametrized_weights_show_what_they_become() -> None:
         layer.parametrizations.weight.original0.mul_(3)
     signals = measure(layer, draw(4, 64))
     found = signals.parameter("parametrizations.weight.original1")
-    assert found.effective_std == pytest.approx(layer.weight.std().item(), rel=1e-4)
+    assert found.effective_std == pytest.approx(layer.weight.std(correction=0).item(), rel=1e-4)
     assert found.std == pytest.approx(found.effective_std / 3, rel=0.02)
 
 
@@ -414,3 +414,11 @@ def test_losses_have_the_names_of_the_command_line() -> None:
         measure(model, x, "cross-entropi")
     with pytest.raises(InputsError, match="or a name: cross-entropy, mse"):
         measure(model, x, 3)  # type: ignore[arg-type]
+
+
+def test_a_computed_weight_of_one_value_has_a_std() -> None:
+    signals = measure(
+        nn.Sequential(fill(nn.utils.parametrizations.weight_norm(nn.Linear(1, 1))), fill(nn.Linear(1, 2))), draw(4, 1)
+    )
+    assert signals.parameter("0.parametrizations.weight.original1").effective_std == 0.0
+    assert Signals.from_json(signals.to_json()) == signals

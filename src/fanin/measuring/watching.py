@@ -62,7 +62,8 @@ class Effective:
     @classmethod
     def of(cls, weight: torch.Tensor) -> Effective:
         """Measure one."""
-        std = (weight if weight.is_complex() else weight.float()).std().item()
+        # Not Bessel's: of one value it would be no number.
+        std = (weight if weight.is_complex() else weight.float()).std(correction=0).item()
         parts = real_parts(local(weight))
         return cls(std, max(duplicate_share(parts, (axis,)) for axis in range(weight.ndim)))
 
