@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from fanin.graph import ParameterNode, Role
 from fanin.recipes.following import LINEAR, frequency
@@ -35,9 +36,14 @@ class Kinks:
         biases = [node for node in nodes if node.role == Role.BIAS and node.ops and not node.axes.blocks]
         return cls({node.name: places[node.ops[0].index] for node in biases if node.ops[0].index in places})
 
+    @cached_property
+    def _narrow(self) -> frozenset[str]:
+        """The names of the weights that have such a bias."""
+        return frozenset(weight.name for weight in self.weights.values())
+
     def share(self, node: ParameterNode, decision: Decision) -> Decision:
         """What a weight gets, less the share of its bias: ``n / (n + 1)`` of the variance where it has ``n`` inputs."""
-        if all(weight.name != node.name for weight in self.weights.values()):
+        if node.name not in self._narrow:
             return decision
         scheme, words = decision
         inputs = node.fans.fan_in
