@@ -174,6 +174,37 @@ def test_t5_scales_the_query_by_the_head() -> None:
         recipes.t5()(graph)
 
 
+@pytest.mark.parametrize("head_dim", [0, -64, 6.4])
+def test_t5_refuses_a_width_that_is_none(head_dim: float) -> None:
+    with pytest.raises(RecipeError, match="whole number above 0"):
+        recipes.t5(head_dim)  # type: ignore[arg-type]
+
+
+def test_deit_tokens_have_stds_of_their_own() -> None:
+    names = ("cls_token", "dist_token")
+    tokens = [ParameterNode(name, (1, 1, 8), Role.TOKEN, ELEMENTWISE) for name in names]
+    patches = ParameterNode("patch_embed.proj.weight", (8, 3, 4, 4), Role.CONV, Axes())
+    plan = recipes.vit()(Graph((*tokens, patches, linear("head.weight", 4, 8)), "fake"))
+    assert [plan[name].std for name in names] == pytest.approx([1e-6, 0.02])
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: recipes.gpt2(std=-1), r"gpt2\(std=-1\)"),
+        (lambda: recipes.megatron(embedding_std=math.nan), r"megatron\(embedding_std=nan\)"),
+        (lambda: recipes.convnext(std="a"), r"convnext\(std='a'\)"),  # type: ignore[arg-type]
+        (lambda: recipes.siren(omega="a"), r"siren\(omega='a'\)"),  # type: ignore[arg-type]
+        (lambda: recipes.vit_jax(head_bias=None), r"vit_jax\(head_bias=None\)"),  # type: ignore[arg-type]
+        (lambda: recipes.ppo(value_gain=True), r"ppo\(value_gain=True\)"),
+    ],
+)
+def test_settings_are_checked_when_a_recipe_is_built(build: Callable[[], object], words: str) -> None:
+    with pytest.raises(RecipeError, match=words + r"(?s:.*)write instead"):
+        build()
+    assert recipes.vit_jax(head_bias=-10.0).name == "vit-jax(head_bias=-10.0)"
+
+
 def test_ddpm_ends_branches_and_model_at_nearly_zero() -> None:
     graph = gated_decoder(256, 512, 2)
     plan = recipes.ddpm()(graph)

@@ -24,6 +24,7 @@ from fanin.recipes.rules import (
     role,
     torch_default,
 )
+from fanin.recipes.settings import require_sizes
 from fanin.schemes import Constant, Normal, TruncatedNormal, Uniform, Zeros
 
 
@@ -108,10 +109,12 @@ def convnext(std: float = 0.02, *, layer_scale: float = 1e-6, head_scale: float 
         head_scale: factor on the classifier's weight; 0.001 is used for fine-tuning.
 
     Raises:
+        RecipeError: a setting is no finite number of at least 0.
         RecipeError: from the recipe, for a model without layer scales (such as ConvNeXt V2).
 
     Source: Liu et al. 2022, released code.
     """
+    require_sizes("convnext", std=std, layer_scale=layer_scale, head_scale=head_scale)
 
     def rules(graph: Graph) -> list[Rule]:
         fixed = TruncatedNormal(std, low=-2, high=2, bounds="absolute"), f"std {std:g} (cut at ±2: not at all)"

@@ -24,6 +24,7 @@ from fanin.recipes.rules import (
     stream_width,
     weights,
 )
+from fanin.recipes.settings import require_sizes
 from fanin.schemes import Normal, TruncatedNormal
 
 
@@ -35,8 +36,12 @@ def llama(std: float = 0.02) -> PublishedRecipe:
     Args:
         std: ``initializer_range`` of the model's configuration.
 
+    Raises:
+        RecipeError: a setting is no finite number of at least 0.
+
     Source: transformers, ``PreTrainedModel._init_weights``.
     """
+    require_sizes("llama", std=std)
 
     def rules(graph: Graph) -> list[Rule]:
         fixed = Normal(std), f"a fixed std of {std:g}, whatever the depth"
@@ -59,11 +64,13 @@ def llama_torchtitan(std: float = 0.02) -> PublishedRecipe:
         std: of the weights before they are divided.
 
     Raises:
+        RecipeError: a setting is no finite number of at least 0.
         RecipeError: from the recipe, for a model whose residual branches are not known, or whose layers have no
             numbers in their names.
 
     Source: torchtitan, Llama 3 (Liang et al. 2024).
     """
+    require_sizes("llama_torchtitan", std=std)
 
     def rules(graph: Graph) -> list[Rule]:
         require_branches(graph, "llama-torchtitan")
@@ -134,8 +141,12 @@ def olmo2(std: float = 0.02) -> PublishedRecipe:
     Args:
         std: before the cut.
 
+    Raises:
+        RecipeError: a setting is no finite number of at least 0.
+
     Source: Walsh et al. 2025: the depth scaling of OLMo 1 was removed for fewer loss spikes.
     """
+    require_sizes("olmo2", std=std)
 
     def rules(graph: Graph) -> list[Rule]:
         fixed = _cut(std), f"std {std:g} cut at ±3σ, whatever the depth"

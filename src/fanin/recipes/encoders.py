@@ -22,6 +22,7 @@ from fanin.recipes.rules import (
     stream_width,
     weights,
 )
+from fanin.recipes.settings import require_sizes
 from fanin.schemes import Normal, Scheme, TruncatedNormal
 
 
@@ -31,10 +32,14 @@ def bert(std: float = 0.02) -> PublishedRecipe:
     Args:
         std: ``initializer_range`` of the model's configuration.
 
+    Raises:
+        RecipeError: a setting is no finite number of at least 0.
+
     Source: transformers, ``PreTrainedModel._init_weights``.
 
     Differs from `bert_tf`, the original, in that nothing is cut: the real std is 14 % larger.
     """
+    require_sizes("bert", std=std)
     return _one_std("bert", Normal(std), f"std {std:g}, not truncated", std, "devlin2019", "wolf2020")
 
 
@@ -44,8 +49,12 @@ def bert_tf(std: float = 0.02) -> PublishedRecipe:
     Args:
         std: before the cut.
 
+    Raises:
+        RecipeError: a setting is no finite number of at least 0.
+
     Source: Devlin et al. 2019, released code: ``tf.truncated_normal_initializer``.
     """
+    require_sizes("bert_tf", std=std)
     real = TruncatedNormal(std)
     return _one_std("bert-tf", real, f"std {std:g} cut at ±2σ, not corrected: ×0.8796", std, "devlin2019")
 
@@ -72,25 +81,30 @@ def t5(head_dim: int | None = None) -> PublishedRecipe:
             table.
 
     Raises:
-        RecipeError: from the recipe, for a model without attention queries, or whose head width is not known.
+        RecipeError: ``head_dim`` is no positive integer; from the recipe, for a model without attention queries, or
+            whose head width is not known.
 
     Source: Raffel et al. 2020, released code (Mesh TensorFlow); transformers, ``T5PreTrainedModel._init_weights``.
     """
+    if head_dim is not None and not (type(head_dim) is int and head_dim > 0):
+        raise RecipeError(
+            compose(f"t5(head_dim={head_dim!r})", "a whole number above 0", instead="fanin.recipes.t5(head_dim=64)")
+        )
 
     def rules(graph: Graph) -> list[Rule]:
         width = stream_width(graph, "t5")
+        heads = next((node.shape[-1] for node in graph if positions(node) and is_named(node, "*relative*bias*")), None)
 
         def weight(node: ParameterNode, activation: str | None) -> Decision:
             fan_in = node.fans.fan_in
             if not _is_query(node, activation):
                 return Normal(1 / math.sqrt(fan_in)), f"1/√fan_in, fan_in {fan_in:g}"
-            dim = head_dim or _head_dim(graph, node)
+            dim = _head_dim(heads, node) if head_dim is None else head_dim
             return Normal(1 / math.sqrt(fan_in * dim)), f"1/√(fan_in · {dim}): query, whose scores T5 does not divide"
 
         relative = Normal(1 / math.sqrt(width)), f"relative positions: 1/√d, d = {width}"
-        queries = [node for node in graph if node.is_weight and _has_query(node)]
         return [
-            Rule("attention queries", lambda node: node in queries, lambda n: for_each_block(n, weight), required=True),
+            Rule("attention queries", _has_query, lambda node: for_each_block(node, weight), required=True),
             Rule("weights", weights, lambda node: for_each_block(node, weight)),
             Rule("relative position tables", positions, give(*relative)),
             Rule("embeddings", role(Role.EMBEDDING), give(Normal(1.0), "embedding: std 1"), required=True),
@@ -108,11 +122,10 @@ def _is_query(node: ParameterNode, activation: str | None) -> bool:
 
 def _has_query(node: ParameterNode) -> bool:
     activations = [block.activation for block in node.axes.blocks] or [node.activation]
-    return any(_is_query(node, activation) for activation in activations)
+    return node.is_weight and any(_is_query(node, activation) for activation in activations)
 
 
-def _head_dim(graph: Graph, query: ParameterNode) -> int:
-    heads = next((node.shape[-1] for node in graph if positions(node) and is_named(node, "*relative*bias*")), None)
+def _head_dim(heads: int | None, query: ParameterNode) -> int:
     if heads is None:
         raise RecipeError(
             compose(

@@ -22,6 +22,7 @@ from fanin.recipes.rules import (
     weights,
     without_stride,
 )
+from fanin.recipes.settings import require_sizes
 from fanin.schemes import Keep, Normal, VarianceScaling, Zeros, xavier_uniform
 
 NEARLY_ZERO = 1e-10
@@ -34,8 +35,12 @@ def dcgan(std: float = 0.02) -> PublishedRecipe:
     Args:
         std: of all of them.
 
+    Raises:
+        RecipeError: a setting is no finite number of at least 0.
+
     Source: Radford, Metz & Chintala 2016, section 4; norm scales by the authors' and PyTorch's example code.
     """
+    require_sizes("dcgan", std=std)
 
     def rules(graph: Graph) -> list[Rule]:
         return [

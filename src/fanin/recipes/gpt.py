@@ -22,6 +22,7 @@ from fanin.recipes.rules import (
     stream_width,
     weights,
 )
+from fanin.recipes.settings import require_sizes
 from fanin.schemes import Normal
 
 
@@ -37,6 +38,7 @@ def gpt2(std: float = 0.02, *, position_std: float = 0.02, scale_branches: bool 
         scale_branches: False in OpenAI's released code, although the report describes the scaling.
 
     Raises:
+        RecipeError: a setting is no finite number of at least 0.
         RecipeError: from the recipe, for a model whose residual branches are not known.
 
     >>> gpt2(std=0.01).name
@@ -46,6 +48,7 @@ def gpt2(std: float = 0.02, *, position_std: float = 0.02, scale_branches: bool 
 
     Differs from transformers in that the branches are found by dataflow, not by the name ``c_proj``.
     """
+    require_sizes("gpt2", std=std, position_std=position_std)
 
     def rules(graph: Graph) -> list[Rule]:
         result = []
@@ -74,11 +77,13 @@ def megatron(std: float = 0.02, *, embedding_std: float | None = None) -> Publis
         embedding_std: of embeddings and position tables; the same as ``std`` unless given.
 
     Raises:
+        RecipeError: a setting is no finite number of at least 0.
         RecipeError: from the recipe, for a model whose residual branches are not known.
 
     Source: Shoeybi et al. 2019; Megatron-LM's ``scaled_init_method_normal``.
     """
     table_std = std if embedding_std is None else embedding_std
+    require_sizes("megatron", std=std, embedding_std=table_std)
 
     def rules(graph: Graph) -> list[Rule]:
         require_branches(graph, "gpt2-megatron")

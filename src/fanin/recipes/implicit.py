@@ -16,6 +16,7 @@ from fanin.recipes.rules import (
     published,
     role,
 )
+from fanin.recipes.settings import is_number
 from fanin.schemes import Uniform, VarianceScaling
 
 
@@ -33,7 +34,7 @@ def siren(omega: float = 30.0) -> PublishedRecipe:
 
     Source: Sitzmann et al. 2020, section 3.2; released code.
     """
-    if not omega > 0:
+    if not (is_number(omega) and omega > 0):
         raise RecipeError(compose(f"siren(omega={omega!r})", "a frequency above 0", instead="siren(omega=30.0)"))
 
     def rules(graph: Graph) -> list[Rule]:

@@ -19,6 +19,7 @@ from fanin.recipes.rules import (
     published,
     role,
 )
+from fanin.recipes.settings import require_sizes
 from fanin.schemes import Orthogonal, Zeros
 
 VALUE_NAMES = ("*critic*", "*value*", "*vf*", "*baseline*")
@@ -39,10 +40,12 @@ def ppo(hidden_gain: float = math.sqrt(2), policy_gain: float = 0.01, value_gain
         value_gain: of the layer that puts out the value, told by its name (critic, value, vf, baseline).
 
     Raises:
+        RecipeError: a setting is no finite number of at least 0.
         RecipeError: from the recipe, for a model without a policy head or a value head.
 
     Source: Huang et al. 2022 (CleanRL); Andrychowicz et al. 2021 on the policy head.
     """
+    require_sizes("ppo", hidden_gain=hidden_gain, policy_gain=policy_gain, value_gain=value_gain)
 
     def rules(graph: Graph) -> list[Rule]:
         is_head = _heads(graph)

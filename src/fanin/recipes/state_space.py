@@ -22,6 +22,7 @@ from fanin.recipes.rules import (
     torch_default,
     weights,
 )
+from fanin.recipes.settings import require_sizes
 from fanin.schemes import Keep, Normal, Ones, Uniform, VarianceScaling, Zeros
 
 
@@ -37,6 +38,7 @@ def mamba(dt_scale: float = 1.0) -> PublishedRecipe:
         dt_scale: factor on the step projection.
 
     Raises:
+        RecipeError: a setting is no finite number of at least 0.
         RecipeError: from the recipe, for a model without ``A_log`` and ``dt_proj``, or whose residual branches are not
             known.
 
@@ -45,6 +47,7 @@ def mamba(dt_scale: float = 1.0) -> PublishedRecipe:
     Differs from transformers, which draws ``in_proj``, ``x_proj`` and embeddings from N(0, 0.1²), zeroes the
     convolution's bias, and divides ``out_proj`` only with ``rescale_prenorm_residual=True``.
     """
+    require_sizes("mamba", dt_scale=dt_scale)
 
     def last(node: ParameterNode) -> Decision:
         count = node.stream_depth

@@ -14,12 +14,14 @@ from fanin.recipes.rules import (
     enter,
     give,
     is_named,
+    named,
     outputs,
     positions,
     published,
     role,
     torch_default,
 )
+from fanin.recipes.settings import require_numbers, require_sizes
 from fanin.schemes import Constant, Keep, Normal, TruncatedNormal, VarianceScaling, Zeros, xavier_uniform
 
 TINY = 1e-6
@@ -35,11 +37,15 @@ def vit_jax(head_bias: float = 0.0) -> PublishedRecipe:
     Args:
         head_bias: of the output layer; −ln C makes every class start at probability 1/C under a sigmoid loss.
 
+    Raises:
+        RecipeError: a setting is no finite number.
+
     Source: Dosovitskiy et al. 2021, released code.
 
     Differs from timm's ``jax`` mode and torchvision's ViT, which apply Xavier to the packed (3d, d) weight and so draw
     queries, keys and values √2 too small.
     """
+    require_numbers("vit_jax", head_bias=head_bias)
 
     def rules(graph: Graph) -> list[Rule]:
         is_head = outputs(graph)
@@ -68,13 +74,18 @@ def vit_jax(head_bias: float = 0.0) -> PublishedRecipe:
 def vit(std: float = 0.02) -> PublishedRecipe:
     """ViT and DeiT in timm: std 0.02 for linear weights and positions, patches as torch's constructor draws them.
 
-    timm cuts at ±2, which is ±100σ: nothing. Class token N(0, 10⁻¹²), biases of linear layers 0.
+    timm cuts at ±2, which is ±100σ: nothing. Class token N(0, 10⁻¹²), DeiT's distillation token as the linear weights,
+    biases of linear layers 0.
 
     Args:
         std: of linear weights and positions.
 
+    Raises:
+        RecipeError: a setting is no finite number of at least 0.
+
     Source: timm, ``init_weights_vit_timm``.
     """
+    require_sizes("vit", std=std)
     uncut = TruncatedNormal(std, low=-2, high=2, bounds="absolute"), f"std {std:g} (cut at ±2: not at all)"
 
     def rules(graph: Graph) -> list[Rule]:
@@ -83,6 +94,7 @@ def vit(std: float = 0.02) -> PublishedRecipe:
             Rule("patch convolutions", role(Role.CONV), torch_default, required=True),
             Rule("patch biases", _of_convolution, torch_default),
             Rule("position tables", positions, give(*uncut)),
+            Rule("distillation tokens", named("dist_token", "*.dist_token"), give(*uncut)),
             Rule("tokens", role(Role.TOKEN), give(Normal(TINY), "class token: std 1e-6")),
             *PLAIN,
         ]
@@ -120,8 +132,12 @@ def swin(std: float = 0.02) -> PublishedRecipe:
     Args:
         std: of linear weights and relative position tables.
 
+    Raises:
+        RecipeError: a setting is no finite number of at least 0.
+
     Source: Liu et al. 2021, released code; timm and torchvision agree.
     """
+    require_sizes("swin", std=std)
     uncut = TruncatedNormal(std, low=-2, high=2, bounds="absolute"), f"std {std:g} (cut at ±2: not at all)"
 
     def rules(graph: Graph) -> list[Rule]:
