@@ -10,7 +10,7 @@ import pytest
 from fanin import meanfield
 from fanin.errors import FaninError
 from fanin.fans import Axes, Block
-from fanin.findings import RULES, Evidence, Hidden, examine, explain, overview
+from fanin.findings import RULES, Evidence, Hidden, blocked, examine, explain, overview, scales
 from fanin.findings.evidence import is_entropy
 from fanin.graph import Graph, ParameterNode, Role
 from fanin.observations import BlockSignal, BufferSignal, Kind, LayerSignal, ParameterSignal
@@ -447,3 +447,16 @@ def test_what_is_a_note_only_and_what_no_plan_fills_is_said() -> None:
 )
 def test_an_entropy_is_known_by_a_whole_number_of_classes(uninformed: float, known: bool) -> None:
     assert is_entropy(uninformed) == known
+
+
+def test_rules_ask_of_all_parameters_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred layers of scales of their own: neither zeros nor near scales are looked for anew for each of them."""
+    names = [f"{i}.weight" for i in range(100)]
+    found = [signal(name, std=0.01 * 1.3**i, rms=0.01 * 1.3**i, reached=True) for i, name in enumerate(names)]
+    asked = {"stuck": 0, "near": 0}
+    stuck, near = blocked._stuck, scales._near
+    monkeypatch.setattr(blocked, "_stuck", lambda *one: asked.__setitem__("stuck", asked["stuck"] + 1) or stuck(*one))
+    monkeypatch.setattr(scales, "_near", lambda *one: asked.__setitem__("near", asked["near"] + 1) or near(*one))
+    codes([node(name) for name in names], found, loss=1.0, loss_from="given")
+    assert asked["stuck"] <= 3 * len(names)
+    assert asked["near"] <= 30 * len(names)

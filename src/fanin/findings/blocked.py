@@ -177,10 +177,11 @@ def not_reached(evidence: Evidence) -> Iterator[Finding]:
         seen = "the run did not use it" + (f", nor {len(unused) - 1} more" if len(unused) > 1 else "")
         severity = Severity.ERROR if {node.name for node, _ in _weights(evidence)} <= set(unused) else Severity.NOTE
         yield finding("F405", severity, unused[0], seen, places=unused[1:])
+    explained = _explains_zeros(evidence)
     cut = [
         (node.name, signal)
         for node, signal in evidence.parameters()
-        if _cut(evidence, node, signal) and not evidence.is_copy(node.name)
+        if _cut(node, signal, explained) and not evidence.is_copy(node.name)
     ]
     needless = Severity.ERROR if _all_needless(evidence) else Severity.NOTE
     learns = any(signal.grad_rms for _, signal in _weights(evidence))
@@ -211,18 +212,25 @@ def _unused(node: ParameterNode, signal: ParameterSignal) -> bool:
     return not node.exercised and not signal.grad_rms and not signal.influential
 
 
-def _cut(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) -> bool:
+def _cut(node: ParameterNode, signal: ParameterSignal, explained: bool) -> bool:
     if signal.reached is None or _unused(node, signal):
         return False
     if not signal.reached:
         return True
-    # A zero gradient needs a reason that is no cut: a zero somewhere, dead units, a range that is too small; or what is
-    # no number, of which no part is other than zero.
-    explained = bool(evidence.intended_zeros) or _something_is_zero(evidence) or signal.dtype == "float16"
-    explained |= any(fact.grad_non_finite for fact in evidence.signals.parameters)
     # Of what no layer reads, a clamp or rounding is all that can stand between it and the output.
     judged = node.is_weight or not node.exercised
-    return judged and bool(signal.rms) and signal.grad_rms == 0 and not explained
+    return judged and bool(signal.rms) and signal.grad_rms == 0 and not (explained or signal.dtype == "float16")
+
+
+def _explains_zeros(evidence: Evidence) -> bool:
+    """Whether a gradient may be zero for a reason that is no cut.
+
+    That is a zero somewhere, dead units, a range that is too small; or what is no number, of which no part is other
+    than zero.
+    """
+    if evidence.intended_zeros or _something_is_zero(evidence):
+        return True
+    return any(fact.grad_non_finite for fact in evidence.signals.parameters)
 
 
 def _has_zero_block(node: ParameterNode, signal: ParameterSignal) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -109,6 +110,15 @@ class Evidence:
     def drawn(self) -> Iterator[tuple[ParameterNode, ParameterSignal]]:
         """Those of them that are drawn at random."""
         return ((node, signal) for node, signal in self.parameters() if node.role in DRAWN)
+
+    def drawn_between(self, low: float, high: float) -> list[tuple[ParameterNode, ParameterSignal]]:
+        """Those whose standard deviations lie between two."""
+        first, end = bisect_left(self._by_std, low, key=_std_of), bisect_right(self._by_std, high, key=_std_of)
+        return self._by_std[first:end]
+
+    @cached_property
+    def _by_std(self) -> list[tuple[ParameterNode, ParameterSignal]]:
+        return sorted((one for one in self.drawn() if not math.isnan(one[1].std)), key=_std_of)
 
     def scheme(self, name: str) -> Scheme:
         """What a parameter should get: the auto recipe's, or a plain start where that keeps it."""
@@ -365,3 +375,7 @@ def is_entropy(uninformed: float) -> bool:
     """Whether the loss of an output of zeros is ln C for a whole number C, as that of a cross-entropy is."""
     classes = math.exp(min(uninformed, 100.0))
     return 1.5 < classes < MOST_CLASSES and abs(classes - round(classes)) < 1e-5 * classes
+
+
+def _std_of(one: tuple[ParameterNode, ParameterSignal]) -> float:
+    return one[1].std

@@ -35,6 +35,8 @@ MANY = 256
 """Values: of fewer, standard deviations agree by chance."""
 WRITTEN = 0.5
 """Of the units that equal another."""
+FARTHEST = 0.1
+"""How far a std may be from a candidate that it agrees with, of however few values."""
 AGREES = 0.03
 """How near a std must be to a candidate; the sampling error of 2,000 normal values is 1.6 %."""
 
@@ -170,15 +172,15 @@ def _chosen(evidence: Evidence, node: ParameterNode, signal: ParameterSignal) ->
     The two stacks of a layer of experts, d × h and h × d, share it when both are misread, as d · h; so those whose own
     std agrees with a misreading do not count.
     """
-    others = (
-        (other, measured)
-        for other, measured in evidence.drawn()
-        if other.name != node.name and other.fans != node.fans and measured.elements >= MANY
-    )
+    if not signal.std:
+        return False
     alike = (
-        (other, measured) for other, measured in others if signal.std and _near(measured.std, signal.std, measured)
+        (other, measured)
+        for other, measured in evidence.drawn_between((1 - FARTHEST) * signal.std, (1 + FARTHEST) * signal.std)
+        if measured.elements >= MANY and _near(measured.std, signal.std, measured)
     )
-    return len(list(islice((one for one in alike if not misread(*one)), 2))) == 2
+    others = (one for one in alike if one[0].name != node.name and one[0].fans != node.fans)
+    return len(list(islice((one for one in others if not misread(*one)), 2))) == 2
 
 
 def _is_default(node: ParameterNode, signal: ParameterSignal) -> bool:
@@ -257,7 +259,7 @@ def _variances(fan_in: float, fan_out: float, scales: tuple[float, ...] = SCALES
 
 def _near(std: float, candidate: float, signal: ParameterSignal) -> bool:
     error = max(AGREES, 4 / math.sqrt(2 * signal.elements))
-    return abs(std / candidate - 1) < min(error, 0.1)
+    return abs(std / candidate - 1) < min(error, FARTHEST)
 
 
 @register(
