@@ -16,6 +16,7 @@ from fanin.graph import Graph, ParameterNode, Role
 from fanin.tracing import compatibility, register_op, trace
 from fanin.tracing.packing import as_ranges
 from fanin.tracing.vocabulary import RULES
+from fanin.tracing.walks import Walker
 
 
 class Weight(nn.Module):
@@ -458,3 +459,26 @@ def test_a_weight_that_takes_in_joined_constants_is_traced() -> None:
     node = trace(Distances(), torch.zeros(3, 5, 8))["place.weight"]
     assert node.evidence == "consumed by linear (weight) in place, then softmax"
     assert not node.state_before
+
+
+class LongSum(nn.Module):
+    """Layers side by side, whose results are added up one after the other."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.layers, self.head = nn.ModuleList([nn.Linear(4, 4) for _ in range(count)]), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        total = self.layers[0](x)
+        for layer in self.layers[1:]:
+            total = total + layer(x)
+        return self.head(total.relu())
+
+
+def test_a_long_sum_is_walked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    met: list[int] = []
+    events = Walker.events
+    monkeypatch.setattr(Walker, "events", lambda self, value, *rest: met.append(value.id) or events(self, value, *rest))
+    graph = trace(LongSum(60), torch.zeros(2, 4))
+    assert {graph[f"layers.{i}.weight"].activation for i in range(60)} == {"relu"}
+    assert len(met) < 20 * 60, "from each layer on, all later sums were walked"

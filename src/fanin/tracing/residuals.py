@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 
 from fanin.tracing.dataflow import Flow, activations_of, contracts, is_activation, is_signal
 from fanin.tracing.norms import HandNorm
@@ -66,6 +68,7 @@ class Residuals:
             if found is not None:
                 self.by_operation[operation.index] = found
                 self._by_output[operation.output.id] = found
+        self._in_order = list(self.by_operation.values())
         self.depths: dict[int, int] = {}
         self.post_normed: set[int] = set()
         """Streams of which every sum is normalized before it goes around the next branch."""
@@ -73,9 +76,8 @@ class Residuals:
 
     def enclosing(self, given: Value, made: Value) -> Residual | None:
         """The innermost residual sum in whose branch a layer from `given` to `made` lies."""
-        for residual in self.by_operation.values():
-            if residual.operation.index < (made.producer.index if made.producer else 0):
-                continue
+        first = bisect_left(self._in_order, made.producer.index if made.producer else 0, key=_place)
+        for residual in islice(self._in_order, first, None):
             if self._flow.descends(given, residual.root) and self._flow.descends(residual.branch, made):
                 return residual
         return None
@@ -260,6 +262,10 @@ class Residuals:
                 return True
             current = self._root_of_sum(current)
         return False
+
+
+def _place(residual: Residual) -> int:
+    return residual.operation.index
 
 
 def _most_of(operation: Operation) -> Value | None:

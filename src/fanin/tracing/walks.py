@@ -32,6 +32,10 @@ from fanin.tracing.vocabulary import (
 )
 
 
+_State = tuple[int, Passage, bool]
+"""A value on a walk, how it was reached, and whether the walk goes through products."""
+
+
 class Walker:
     """The laws of walking, over one run."""
 
@@ -44,6 +48,8 @@ class Walker:
         self.sizes = Sizes(self.flow, self.norms)
         self.activations = ActivationFinder(self.norms)
         self._separating: set[int] = set()
+        self._ahead: dict[_State, tuple[Value, Passage]] = {}
+        """Where a way that does not fork leads: a long sum is not walked anew from each of its layers."""
         self._state_gates = state_gates(self.flow)
 
     def separated(self, start: Value) -> bool:
@@ -87,13 +93,26 @@ class Walker:
         terminals: list[Terminal] = []
         waiting = [(start, Passage())]
         seen: set[tuple[int, bool, bool, bool]] = set()
+        straight: list[_State] = []
         while waiting:
             value, passage = waiting.pop()
             key = (value.id, passage.normed, passage.broken, passage.bent)
             if key in seen:
+                straight.clear()
                 continue
             seen.add(key)
-            for event in self.events(value, passage, through_products):
+            state = (value.id, passage, through_products)
+            if state in self._ahead:
+                straight.append(state)
+                waiting.append(self._ahead[state])
+                continue
+            events = list(self.events(value, passage, through_products))
+            if _goes_straight_on(events):
+                straight.append(state)
+            else:
+                self._ahead.update(dict.fromkeys(straight, (value, passage)))
+                straight.clear()
+            for event in events:
                 if isinstance(event, Terminal):
                     terminals.append(event)
                     if through_products and event.exit is not None and not event.passage.gated:
@@ -260,6 +279,13 @@ class Walker:
         if target in SUMS or target in PRODUCTS or target == "addcmul":
             return given if len({value.id for value in given}) == 1 else []
         return []
+
+
+def _goes_straight_on(events: list[Terminal | Step]) -> bool:
+    """Whether a value meets one transparent step to one other value, which takes no parts apart."""
+    if len(events) != 1 or isinstance(events[0], Terminal):
+        return False
+    return len(events[0].outputs) == 1 and events[0].operation.target not in SELECTING
 
 
 def _normed(passage: Passage, entered: bool = True) -> Passage:
