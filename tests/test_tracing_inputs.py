@@ -107,6 +107,27 @@ def test_a_model_without_a_forward_is_traced_by_its_parts_or_not_at_all() -> Non
     assert all(node.exercised for node in partial)
 
 
+class Branched(nn.Module):
+    """A part with a residual branch that a scale holds small."""
+
+    main_input_name = "input"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave, self.scale = nn.Linear(4, 4), nn.Linear(4, 4), nn.Parameter(torch.full((4,), 0.1))
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return input + self.scale * self.leave(self.enter(input).relu())
+
+
+def test_parts_name_what_is_theirs_as_the_model_does() -> None:
+    graph = trace(Assembled(Branched(), Branched()))
+    ends = [graph[f"parts.{i}.leave.weight"] for i in range(2)]
+    assert [node.tamed_by for node in ends] == ["parts.0.scale", "parts.1.scale"]
+    assert ends[0].stream != ends[1].stream
+    assert ends[0].ops[0].index < ends[1].ops[0].index
+
+
 IMAGE_AND_MASK = (torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 8, 8, dtype=torch.long))
 
 

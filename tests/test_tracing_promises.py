@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -259,6 +260,27 @@ def test_what_only_training_uses_is_found_and_what_nothing_uses_is_said() -> Non
     assert not graph["forgotten"].exercised
     assert graph["forgotten"].confidence <= 0.5
     assert any("training only" in note for note in graph.notes)
+
+
+class Helped(nn.Module):
+    """A residual net with a second one beside it that only training runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.helper = (nn.ModuleList([nn.Linear(8, 8) for _ in range(count)]) for count in (2, 5))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        ways = (self.body, self.helper) if self.training else (self.body,)
+        return tuple(functools.reduce(lambda stream, layer: stream + layer(stream.relu()), way, x) for way in ways)
+
+
+def test_what_only_training_uses_has_streams_weights_and_operations_of_its_own() -> None:
+    graph = trace(Helped(), torch.zeros(2, 8))
+    body, helper = ([node for node in graph if node.name.startswith(part)] for part in ("body", "helper"))
+    assert {node.stream_depth for node in body if node.is_weight} == {2}
+    for key in ("stream", "depth"):
+        assert not {getattr(node, key) for node in body if node.is_weight} & {getattr(node, key) for node in helper}
+    assert max(op.index for node in body for op in node.ops) < min(op.index for node in helper for op in node.ops)
 
 
 def test_a_model_on_meta_is_traced_without_memory() -> None:

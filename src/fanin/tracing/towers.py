@@ -8,6 +8,7 @@ from dataclasses import replace
 from torch import nn
 
 from fanin.graph import Graph, ParameterNode
+from fanin.tracing.joining import Joint
 from fanin.tracing.names import canonical, unwrap
 
 Trace = Callable[[nn.Module], Graph]
@@ -55,22 +56,19 @@ def _idle_towers(model: nn.Module, graph: Graph) -> Iterator[tuple[str, nn.Modul
 
 
 def _grafted(graph: Graph, prefix: str, inner: Graph) -> Graph:
-    streams = 1 + max((node.stream for node in graph if node.stream is not None), default=-1)
-    depths = 1 + max((node.depth for node in graph if node.depth is not None), default=-1)
+    joint = Joint.behind(graph)
 
     def filled(node: ParameterNode) -> ParameterNode:
         own = node.name.removeprefix(f"{prefix}.")
         if own == node.name or own not in inner or not inner[own].exercised:
             return node
-        found = inner[own]
+        found = joint.moved(inner[own], prefix)
         return replace(
             found,
             name=node.name,
             aliases=node.aliases,
             # What is the end of a tower is not the end of the model.
             output=False,
-            stream=None if found.stream is None else found.stream + streams,
-            depth=None if found.depth is None else found.depth + depths,
             confidence=round(0.9 * found.confidence, 3),
             evidence=f"in a run of {prefix} by itself: {found.evidence}",
         )

@@ -16,6 +16,7 @@ from fanin.tracing import compatibility
 from fanin.tracing.assembly import Assembler
 from fanin.tracing.inputs import describe, traced_with_examples
 from fanin.tracing.isolation import Kept, fake_copy, postponed_collection, preserved_randomness, real_copy, ways_to_keep
+from fanin.tracing.joining import Joint
 from fanin.tracing.memos import without_fake_memos
 from fanin.tracing.modules import graph_of
 from fanin.tracing.names import named_parameters, unwrap
@@ -209,14 +210,15 @@ def _with_training(model: nn.Module, base: Graph, call: Call, graph: Graph, atte
     if not found:
         return graph
     note = f"{len(found)} parameters are used in training only, as {found[0].name}"
-    nodes = [_merged(node, training) for node in graph]
+    joint = Joint.behind(graph)
+    nodes = [_merged(node, training, joint) for node in graph]
     return replace(graph, parameters=tuple(nodes), notes=(*graph.notes, note))
 
 
-def _merged(node: ParameterNode, training: Graph) -> ParameterNode:
-    other = training[node.name]
-    if node.exercised or not other.exercised:
+def _merged(node: ParameterNode, training: Graph, joint: Joint) -> ParameterNode:
+    if node.exercised or not training[node.name].exercised:
         return node
+    other = joint.moved(training[node.name])
     return replace(other, evidence=f"in training only: {other.evidence}", confidence=round(0.9 * other.confidence, 3))
 
 

@@ -31,7 +31,6 @@ from fanin.tracing.vocabulary import (
     SUMS,
 )
 
-
 _State = tuple[int, Passage, bool]
 """A value on a walk, how it was reached, and whether the walk goes through products."""
 
