@@ -46,8 +46,23 @@ def test_json_round_trip_of_a_loss_that_is_not_a_number() -> None:
 
 
 def test_other_json_is_refused() -> None:
-    with pytest.raises(InputsError, match="signals of schema"):
+    with pytest.raises(InputsError, match="no signals"):
         Signals.from_json(GRAPH.to_json())
+
+
+@pytest.mark.parametrize("kind", [Graph, Signals, Diagnosis])
+@pytest.mark.parametrize("change", ["", "[]", "[" * 200_000, "{}", "another", "version", "field", "value"])
+def test_a_text_that_is_none_is_refused(kind: type[Graph] | type[Signals] | type[Diagnosis], change: str) -> None:
+    whole = {Graph: GRAPH, Signals: SIGNALS, Diagnosis: Diagnosis((ERROR,), SIGNALS, PLAN)}[kind].to_dict()
+    last = list(whole)[-1]
+    changed = {
+        "another": whole | {"fanin": "plan"},
+        "version": whole | {"schema": 2},
+        "field": {key: value for key, value in whole.items() if key != last},
+        "value": whole | {last: [{"shape": "x"}]},
+    }
+    with pytest.raises(InputsError, match=f"no {kind.__name__.lower()}"):
+        kind.from_json(json.dumps(changed[change]) if change in changed else change)
 
 
 def test_saved_signals_load(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from fanin import connections, tables
+from fanin import connections, tables, texts
 from fanin.errors import PlanError, compose
 from fanin.files import whole
 from fanin.graph import ParameterNode
@@ -245,8 +245,15 @@ class Diagnosis:
 
     @classmethod
     def from_json(cls, text: str) -> Diagnosis:
-        """The inverse of `to_json`."""
-        record = json.loads(text)
+        """The inverse of `to_json`.
+
+        Raises:
+            InputsError: the text is no diagnosis.
+        """
+        return texts.read(text, "diagnosis", SCHEMA, cls._of)
+
+    @classmethod
+    def _of(cls, record: dict[str, Any]) -> Diagnosis:
         signals = Signals.from_json(json.dumps(record["signals"]))
         plan = None if record["plan"] is None else Plan.from_json(json.dumps(record["plan"]))
         return cls(tuple(Finding.from_dict(part) for part in record["findings"]), signals, plan)

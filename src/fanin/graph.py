@@ -9,7 +9,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-from fanin import tables
+from fanin import tables, texts
 from fanin.errors import PlanError, TraceError, article, compose, nearest
 from fanin.fans import Axes, Fans
 from fanin.fields import require_fields
@@ -295,8 +295,15 @@ class Graph:
 
     @classmethod
     def from_json(cls, text: str) -> Graph:
-        """The inverse of `to_json`."""
-        record = json.loads(text)
+        """The inverse of `to_json`.
+
+        Raises:
+            InputsError: the text is no graph.
+        """
+        return texts.read(text, "graph", SCHEMA, cls._of)
+
+    @classmethod
+    def _of(cls, record: dict[str, Any]) -> Graph:
         nodes = tuple(ParameterNode.from_dict(node) for node in record["parameters"])
         return cls(nodes, record["source"], record["inputs"], tuple(record["notes"]))
 

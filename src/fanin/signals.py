@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fanin import tables
-from fanin.errors import InputsError, compose, nearest
+from fanin import tables, texts
+from fanin.errors import InputsError, nearest
 from fanin.graph import Graph, ParameterNode
 from fanin.observations import BlockSignal, BufferSignal, Kind, LayerSignal, ParameterSignal
 
@@ -159,9 +159,10 @@ class Signals:
         Raises:
             InputsError: the text is no signals.
         """
-        record = json.loads(text)
-        if not isinstance(record, dict) or record.get("fanin") != "signals" or record.get("schema") != SCHEMA:
-            raise InputsError(compose("JSON of something else", f"signals of schema {SCHEMA}, as to_json writes them"))
+        return texts.read(text, "signals", SCHEMA, cls._of)
+
+    @classmethod
+    def _of(cls, record: dict[str, Any]) -> Signals:
         plain = ("inputs", "samples", "precision", "loss_from", "uninformed", "uninformed_from")
         return cls(
             layers=tuple(LayerSignal.from_dict(part) for part in record["layers"]),

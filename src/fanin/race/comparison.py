@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from fanin import connections, tables
+from fanin import connections, tables, texts
 from fanin.errors import InputsError, compose
 from fanin.files import whole
 from fanin.race.runs import Run, Start
@@ -220,15 +220,12 @@ class Comparison:
         Raises:
             InputsError: the text is no comparison.
         """
-        try:
-            record = json.loads(text)
-            if record.get("fanin") != "comparison" or record.get("schema") != SCHEMA:
-                raise ValueError(f"it says {record.get('fanin')!r}, schema {record.get('schema')!r}")
-            values = {field.name: record[field.name] for field in fields(cls)}
-            values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-            values["runs"] = tuple(Run.from_dict(run) for run in record["runs"])
-            values["starts"] = tuple(Start.from_dict(start) for start in record["starts"])
-            return cls(**values)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            needed = f"a comparison of schema {SCHEMA}, as Comparison.save writes it"
-            raise InputsError(compose(f"text that is no comparison ({error})", needed)) from None
+        return texts.read(text, "comparison", SCHEMA, cls._of)
+
+    @classmethod
+    def _of(cls, record: dict[str, Any]) -> Comparison:
+        values = {field.name: record[field.name] for field in fields(cls)}
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        values["runs"] = tuple(Run.from_dict(run) for run in record["runs"])
+        values["starts"] = tuple(Start.from_dict(start) for start in record["starts"])
+        return cls(**values)
