@@ -256,6 +256,8 @@ def test_a_plan_reaches_the_model() -> None:
         ({"recipes": []}, "at least one"),
         ({"recipes": ["he", "kaiming"]}, "two recipes named 'he'"),
         ({"lrs": []}, "learning rates"),
+        ({"lrs": 0.1}, r"lrs=0\.1(?s:.*)lrs=\[1e-3, 1e-2\]"),
+        ({"lrs": ["fast"]}, "a list of learning rates"),
         ({"lrs": [0.1, -1]}, "learning rates"),
         ({"seeds": 0}, "seeds"),
         ({"steps": 0}, "at least 1"),

@@ -166,6 +166,11 @@ def test_training_statistics_unless_the_model_cannot() -> None:
     assert "as in evaluation" in alone.notes[0]
 
 
+def test_what_is_no_model_is_refused() -> None:
+    with pytest.raises(InputsError, match="given: a str"):
+        measure("model")  # type: ignore[arg-type]
+
+
 def test_a_model_that_fails_is_named() -> None:
     with pytest.raises(InputsError, match="Sequential that fails when called with float32 2×5"):
         measure(mlp(), draw(2, 5))

@@ -89,7 +89,7 @@ def compare(
     _refuse_spawned_race()
     settle_autograd()
     seeds = tuple(range(seeds)) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
-    lrs = tuple(float(lr) for lr in lrs)
+    lrs = _rates(lrs)
     _check_counts(lrs, seeds, steps, batch_size)
     optimizer_name, optimizer_function = optimizer_for(optimizer)
     notes: list[str] = []
@@ -231,6 +231,14 @@ def _chance(criterion: LossFunction, labels: Any, runs: Sequence[Run]) -> tuple[
         return criterion.chance(labels), "the variance of the targets, the loss of always predicting their mean"
     firsts = [run.losses[0] for run in runs if run.losses]
     return min(firsts, default=1.0), "the lowest loss before the first step (what chance is under this loss is unknown)"
+
+
+def _rates(lrs: Sequence[float]) -> tuple[float, ...]:
+    try:
+        rates = tuple(float(lr) for lr in lrs)
+    except (TypeError, ValueError):
+        raise InputsError(compose(f"lrs={lrs!r}", "a list of learning rates", instead="lrs=[1e-3, 1e-2]")) from None
+    return rates
 
 
 def _check_counts(lrs: tuple[float, ...], seeds: tuple[int, ...], steps: int, batch_size: int) -> None:

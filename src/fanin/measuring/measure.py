@@ -25,7 +25,7 @@ from fanin.tracing.inputs import describe
 from fanin.tracing.isolation import ways_to_keep
 from fanin.tracing.names import NamedParameter, canonical, named_parameters, unwrap
 from fanin.tracing.records import Call
-from fanin.tracing.tracer import Inputs, as_call, rejected, run_with
+from fanin.tracing.tracer import Inputs, as_call, rejected, require_module, run_with
 
 _MODES = {True: "as in training", False: "as in evaluation"}
 
@@ -57,7 +57,7 @@ def measure(
         graph: what `fanin.trace` gave for this model, if it is at hand.
 
     Raises:
-        InputsError: the model or the loss fails on what is given, or ``layers`` matches no module.
+        InputsError: the model is none, it or the loss fails on what is given, or ``layers`` matches no module.
 
     >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> signals = measure(model, torch.ones(3, 4))
@@ -66,6 +66,7 @@ def measure(
     >>> 0.3 < measure(model, torch.ones(3, 4), "cross-entropy").loss < 1.2  # ln 2 says nothing
     True
     """
+    require_module(model, "fanin.measure(model, inputs)")
     loss = _loss_of(loss)
     entries = named_parameters(model)
     graph = trace(model, inputs) if graph is None else graph

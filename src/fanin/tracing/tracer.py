@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fanin.errors import InputsError, compose
+from fanin.errors import InputsError, article, compose
 from fanin.graph import Graph, ParameterNode
 from fanin.tracing import compatibility
 from fanin.tracing.assembly import Assembler
@@ -77,10 +77,7 @@ def trace(model: nn.Module, inputs: Inputs = None) -> Graph:
     ('relu', True)
     """
     compatibility.check()
-    given: object = model
-    if not isinstance(given, nn.Module):
-        kind = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
-        raise InputsError(compose(kind, "a module", instead="model = Build(...), and then fanin.trace(model, inputs)"))
+    require_module(model, "fanin.trace(model, inputs)")
     base = graph_of(model)
     if inputs is None:
         graph = _with_found_inputs(model, base)
@@ -92,6 +89,17 @@ def trace(model: nn.Module, inputs: Inputs = None) -> Graph:
     if graph.source == "modules" and type(unwrap(model)).forward is not nn.Module.forward:
         return graph
     return with_towers(model, graph, lambda tower: _with_found_inputs(tower, graph_of(tower)))
+
+
+def require_module(given: object, call: str) -> None:
+    """Raise unless something is a module.
+
+    Raises:
+        InputsError: it is none; the message shows the call that was meant.
+    """
+    if not isinstance(given, nn.Module):
+        kind = f"the class {given.__name__}" if isinstance(given, type) else article(type(given).__name__)
+        raise InputsError(compose(kind, "a module", instead=f"model = Build(...), and then {call}"))
 
 
 def _require_taken(model: nn.Module, base: Graph, call: Call) -> None:
