@@ -87,6 +87,14 @@ def test_small_language_models_run_on_their_inputs(spec: str) -> None:
         assert model.eval()(**inputs).logits.isfinite().all()
 
 
+@pytest.mark.parametrize("name", ["whisper", "falcon", "xlnet"])
+def test_what_a_small_config_cannot_be_told_is_left(name: str) -> None:
+    """Heads of each side, and properties, which follow from what else is set."""
+    model, _ = load(f"transformers/{name}", small=True, meta=True)
+    assert model.config.num_hidden_layers == 2
+    assert max(parameter.numel() for name, parameter in model.named_parameters() if "embed" not in name) < 5_000_000
+
+
 def test_classes_of_transformers() -> None:
     model, _ = load("transformers/GPT2Model", small=True)
     assert type(model).__name__ == "GPT2Model"

@@ -32,6 +32,8 @@ SMALL = {
     "max_position_embeddings": 128,
     "decoder_layers": 2,
     "encoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
     "d_model": 64,
     "d_ff": 128,
     "num_layers": 2,
@@ -268,9 +270,11 @@ def _config(transformers: Any, name: str, kind: Any, small: bool) -> Any:
         raise _unknown("transformers", name, transformers.CONFIG_MAPPING.keys())
     config = config_class()
     if small:
-        config = config_class(
-            **{key: value for key, value in SMALL.items() if isinstance(getattr(config, key, None), int)}
-        )
+        # A property follows from what else is set, and can itself be set no more than read.
+        keys = (key for key in SMALL if not isinstance(inspect.getattr_static(config_class, key, None), property))
+        given = [key for key in keys if isinstance(getattr(config, key, None), int)]
+        # By the names that the config itself has for them, for what it derives from these when it is built.
+        config = config_class(**{config_class.attribute_map.get(key, key): SMALL[key] for key in given})
     return config
 
 
