@@ -359,7 +359,7 @@ def test_missing_package_is_said_with_the_line_to_install_it(package: str, modul
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert 'pip install "fanin[' in done.stderr
+    assert 'pip install ".[integrations]"' in done.stderr
 
 
 def test_rest_of_fanin_imports_no_integration() -> None:

@@ -155,7 +155,7 @@ def test_only_configs_can_be_shrunk() -> None:
 
 def test_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    with pytest.raises(MissingExtraError, match=r"fanin\[zoo\]"):
+    with pytest.raises(MissingExtraError, match=r"\.\[zoo\]"):
         load("timm/resnet18")
 
 

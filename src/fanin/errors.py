@@ -46,7 +46,7 @@ class MissingExtraError(FaninError, ImportError):
             compose(
                 given=f"the package {package!r} is not installed",
                 needed=f"{package} for {purpose}",
-                instead=f'pip install "fanin[{extra}]"',
+                instead=f'pip install ".[{extra}]"  # in a clone of fanin',
             )
         )
 

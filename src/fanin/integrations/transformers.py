@@ -17,7 +17,7 @@ from fanin.integrations.starts import Action, Loss, UnhealthyStart, gate
 try:
     from transformers import TrainerCallback
 except ModuleNotFoundError as error:
-    raise MissingExtraError("transformers", "zoo", "a callback for its Trainer") from error
+    raise MissingExtraError("transformers", "integrations", "a callback for its Trainer") from error
 
 __all__ = ["StartCheck", "UnhealthyStart"]
 
