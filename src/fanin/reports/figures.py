@@ -59,7 +59,7 @@ def loss_figure(comparison: Comparison) -> Figure:
     chart = alt.layer(
         _band(lines, scale, "step", "training loss"),
         _path(lines, scale, "step", "training loss"),
-        _chance(comparison, scale),
+        _chance(comparison),
         _labels(lines, scale, comparison.steps),
     )
     seeds = len(comparison.seeds)
@@ -78,7 +78,7 @@ def rate_figure(comparison: Comparison) -> Figure:
     layers = [
         _path(lines, scale, *title, log_x=comparison.lrs),
         _ranges(lines, scale, log_x=comparison.lrs),
-        _chance(comparison, scale),
+        _chance(comparison),
         _labels(lines, scale, max(comparison.lrs) * BESIDE),
     ]
     caption = "The same at every learning rate that was tried: points are medians, bars the range over seeds."
@@ -211,7 +211,7 @@ def _ranges(lines: Sequence[Line], scale: Scale, log_x: Sequence[float]) -> Any:
     return bars + base.mark_circle(size=36, opacity=1).encode(y=_y("final training loss", scale))
 
 
-def _chance(comparison: Comparison, scale: Scale) -> Any:
+def _chance(comparison: Comparison) -> Any:
     alt = altair()
     base = alt.Chart(alt.Data(values=[{"y": comparison.chance}])).encode(y=alt.Y("y:Q"))
     text = f"chance {loss_text(comparison.chance, comparison.chance)}"

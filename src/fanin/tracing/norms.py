@@ -28,13 +28,13 @@ def find_norms(flow: Flow) -> dict[int, HandNorm]:
     found: dict[int, HandNorm] = {}
     for operation in flow.run.operations:
         if operation.target in PRODUCTS:
-            norm = _norm_at(flow, operation)
+            norm = _norm_at(operation)
             if norm is not None:
                 found.update(dict.fromkeys(norm.operations, norm))
     return found
 
 
-def _norm_at(flow: Flow, operation: Operation) -> HandNorm | None:
+def _norm_at(operation: Operation) -> HandNorm | None:
     first, second = operation.of("self"), operation.of("other")
     if first is None or second is None or not is_activation(first) or not is_activation(second) or first is second:
         return None

@@ -39,7 +39,7 @@ def role_of(walker: Walker, use: Use) -> Role:
     if target in ("embedding", "embedding_bag"):
         return Role.EMBEDDING if slot == "weight" else Role.OTHER
     if target in CONTRACTIONS:
-        return _role_in_layer(operation, slot, use)
+        return _role_in_layer(operation, slot)
     if target in PAIRS:
         return _role_in_product(walker, use)
     if target in NORMS:
@@ -73,7 +73,7 @@ def _role_in_chain(use: Use) -> Role | None:
     return None
 
 
-def _role_in_layer(operation: Operation, slot: str, use: Use) -> Role:
+def _role_in_layer(operation: Operation, slot: str) -> Role:
     layer = CONTRACTIONS[operation.target]
     if slot == layer.weight:
         return Role.CONV_TRANSPOSE if is_transposed(operation) else Role(layer.role)

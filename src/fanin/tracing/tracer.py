@@ -85,7 +85,7 @@ def trace(model: nn.Module, inputs: Inputs = None) -> Graph:
         call = as_call(inputs)
         graph = replace(_trace_call(model, base, call)[0], inputs=describe(call))
         if graph.source == "modules":
-            _require_taken(model, base, call)
+            _require_taken(model, call)
     if graph.source == "modules" and type(unwrap(model)).forward is not nn.Module.forward:
         return graph
     return with_towers(model, graph, lambda tower: _with_found_inputs(tower, graph_of(tower)))
@@ -102,9 +102,9 @@ def require_module(given: object, call: str) -> None:
         raise InputsError(compose(kind, "a module", instead=f"model = Build(...), and then {call}"))
 
 
-def _require_taken(model: nn.Module, base: Graph, call: Call) -> None:
+def _require_taken(model: nn.Module, call: Call) -> None:
     """Raise if a model fails on what it is called with also where nobody watches; recording may be what failed."""
-    if not _can_compute(base, model) or type(unwrap(model)).forward is nn.Module.forward:
+    if not _can_compute(model) or type(unwrap(model)).forward is nn.Module.forward:
         return
     if any(hasattr(parameter, "device_mesh") for parameter in model.parameters()):
         return  # a copy of a sharded model may not run by itself
@@ -151,7 +151,7 @@ def _trace_call(
     notes: list[str] = []
     failure = None
     for source in sources:
-        if source == "real" and not _can_compute(base, model):
+        if source == "real" and not _can_compute(model):
             notes.append("a real run was not tried: the model is on the meta device and large")
             break
         result = _run(model, base, call, source)
@@ -230,6 +230,6 @@ def _merged(node: ParameterNode, training: Graph, joint: Joint) -> ParameterNode
     return replace(other, evidence=f"in training only: {other.evidence}", confidence=round(0.9 * other.confidence, 3))
 
 
-def _can_compute(base: Graph, model: nn.Module) -> bool:
+def _can_compute(model: nn.Module) -> bool:
     on_meta = sum(parameter.numel() for parameter in unwrap(model).parameters() if parameter.is_meta)
     return on_meta <= _LARGEST_MATERIALISED

@@ -168,7 +168,7 @@ class Walker:
         elif target in CONTRACTIONS or target in PAIRS:
             yield from self._contract(operation, value, passage)
         elif target in SUMS or target == "addcmul":
-            yield from self._sum(operation, value, passage, through_products)
+            yield from self._sum(operation, value, passage)
         elif target in PRODUCTS:
             yield from self._product(operation, value, passage, through_products)
         elif target in RULES or target in MOVES or target in POOLS or target in LINEAR_MAPS:
@@ -196,9 +196,7 @@ class Walker:
         else:
             yield Step(operation, operation.outputs[:1], replace(passage, broken=True, gated=True))
 
-    def _sum(
-        self, operation: Operation, value: Value, passage: Passage, through_products: bool
-    ) -> Iterator[Terminal | Step]:
+    def _sum(self, operation: Operation, value: Value, passage: Passage) -> Iterator[Terminal | Step]:
         residual = self.residuals.by_operation.get(operation.index)
         if operation.target == "addcmul" and operation.of("self") is not value:
             scale = next((g.name for n, g in operation.inputs if g.space == Space.WEIGHT and n != "self"), "")
