@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from expectations import FIELDS, differences, expected, load, matches, names, observe, records
+from expectations import FIELDS, all_names, differences, expected, matches, names, observe, records, shapes
 from fanin.fans import Axes, Block
 from fanin.graph import ParameterNode, Role
 
@@ -20,8 +20,7 @@ def test_there_are_enough_models_from_every_source() -> None:
 
 @pytest.mark.parametrize("name", names())
 def test_every_parameter_is_covered_and_every_rule_used(name: str) -> None:
-    model, _ = load(name)
-    parameters = [parameter for parameter, _ in model.named_parameters()]
+    parameters = list(shapes(name))
     rules = records()[name]["rules"]
     first = {p: next((i for i, rule in enumerate(rules) if matches(rule, p)), None) for p in parameters}
     assert [p for p, rule in first.items() if rule is None] == []
@@ -37,22 +36,18 @@ def test_every_field_is_one_that_a_node_has(name: str) -> None:
 
 @pytest.mark.parametrize("name", names())
 def test_blocks_lie_within_the_weight_and_do_not_overlap(name: str) -> None:
-    model, _ = load(name)
-    shapes = {parameter: tuple(value.shape) for parameter, value in model.named_parameters()}
     for parameter, fields in expected(name).items():
         rows = [row for block in fields.get("blocks", {}).values() for row in block]
         assert len(rows) == len(set(rows))
         if rows:
-            assert len(rows) in shapes[parameter]
+            assert len(rows) in shapes(name)[parameter]
             assert sorted(rows) == list(range(len(rows)))
 
 
 @pytest.mark.parametrize("name", names())
 def test_every_parameter_that_is_named_exists(name: str) -> None:
-    model, _ = load(name)
-    parameters = {parameter for parameter, _ in model.named_parameters(remove_duplicate=False)}
     for fields in expected(name).values():
-        assert {*fields.get("aliases", []), *filter(None, [fields.get("tamed_by")])} <= parameters
+        assert {*fields.get("aliases", []), *filter(None, [fields.get("tamed_by")])} <= all_names(name)
 
 
 def test_shorthands_are_written_out() -> None:

@@ -400,7 +400,7 @@ def test_the_value_makes_up_for_what_a_bounded_gate_lets_pass(packed: bool) -> N
     assert plan["1.down.weight"].std == pytest.approx(1 / math.sqrt(32) / 3, rel=1e-6)
     shares = []
     for seed in range(100):  # a share of 1/9 each; an error of √2 in a weight would double it
-        fanin.apply(plan, model, seed=seed)
+        fanin.apply(plan, model[1], seed=seed, prefix="1.")
         stream = torch.randn(256, 16, generator=torch.Generator().manual_seed(seed))
         with torch.no_grad():
             shares.append((model[1](stream) - stream).square().mean())

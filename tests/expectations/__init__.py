@@ -75,7 +75,7 @@ def expected(name: str) -> dict[str, dict[str, Any]]:
     """Parameter → field → value; the first rule that matches a parameter is the one that counts."""
     rules = records()[name]["rules"]
     result = {}
-    for parameter, shape in _shapes(name).items():
+    for parameter, shape in shapes(name).items():
         rule = next((rule for rule in rules if matches(rule, parameter)), None)
         if rule is not None:
             result[parameter] = _resolve(rule["expect"], parameter, shape)
@@ -118,9 +118,24 @@ def observe(node: ParameterNode, field: str) -> Any:
     return str(value) if field == "role" else sorted(value) if field == "aliases" else value
 
 
+def shapes(name: str) -> dict[str, Shape]:
+    """Parameter → shape, under the first name of each."""
+    return {names[0]: shape for names, shape in _parameters(name)}
+
+
+def all_names(name: str) -> frozenset[str]:
+    """Every name of every parameter."""
+    return frozenset(other for names, _ in _parameters(name) for other in names)
+
+
 @cache
-def _shapes(name: str) -> dict[str, Shape]:
-    return {parameter: tuple(value.shape) for parameter, value in build(records()[name]).named_parameters()}
+def _parameters(name: str) -> list[tuple[list[str], Shape]]:
+    """The names and the shape of each parameter; models take long to build, and this is built once."""
+    found: dict[int, tuple[list[str], Shape]] = {}
+    model = build(records()[name])
+    for other, value in model.named_parameters(remove_duplicate=False):
+        found.setdefault(id(value), ([], tuple(value.shape)))[0].append(other)
+    return list(found.values())
 
 
 def _resolve(expect: Record, parameter: str, shape: Shape) -> dict[str, Any]:
