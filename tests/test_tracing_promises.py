@@ -146,6 +146,21 @@ def test_a_hook_that_the_model_needs_is_kept() -> None:
         trace(model, torch.zeros(2, 5))
 
 
+def test_a_hook_that_talks_to_other_processes_is_never_called() -> None:
+    called: list[Any] = []
+
+    def gather(*args: Any) -> None:
+        called.append(args)
+
+    gather.__module__ = "torch.distributed.fsdp"
+    model = nn.Linear(4, 4)
+    model.register_forward_pre_hook(gather)
+    with pytest.raises(InputsError, match=r"float32 2×5"):
+        trace(model, torch.zeros(2, 5))
+    assert trace(model, torch.zeros(2, 4)).source == "fake"
+    assert not called
+
+
 class Positioned(nn.Module):
     """Positions made once for each shape, for all models of the process, as in transformers' detectors."""
 

@@ -128,7 +128,7 @@ class Isolated:
             elif key in _TABLES and not value:
                 shell.__dict__[key] = type(value)()
             elif key in _HOOKS:
-                hooks = ((i, hook) for i, hook in value.items() if HOOKS in self._kept or _belongs(hook))
+                hooks = ((i, hook) for i, hook in value.items() if self._keeps(hook))
                 shell.__dict__[key] = type(value)((i, self._copy(hook, "hook")) for i, hook in hooks)
             elif key in left_out:
                 shell.__dict__[key] = type(value)()
@@ -138,6 +138,9 @@ class Isolated:
             value = module.__dict__.get(key)
             if value:
                 shell.__dict__[key] = type(value)(value)
+
+    def _keeps(self, hook: Any) -> bool:
+        return _belongs(hook) or (HOOKS in self._kept and _is_plain(hook))
 
     def _copy(self, value: Any, place: str) -> Any:
         if holds_modules(value, self._memo):
@@ -166,7 +169,7 @@ def ways_to_keep(model: nn.Module) -> Iterator[Kept]:
     if any(map(_tables, modules)):
         kept = (TABLES,)
         yield kept
-    if any(not _belongs(hook) for module in modules for key in _HOOKS for hook in _hooks(module, key)):
+    if any(_is_plain(hook) for module in modules for key in _HOOKS for hook in _hooks(module, key)):
         yield (*kept, HOOKS)
 
 
@@ -189,12 +192,22 @@ def _belongs(hook: Any) -> bool:
 
     A plain function of the user's may append to the user's lists, so it is left out.
     """
-    if isinstance(hook, types.MethodType):
-        hook = hook.__self__
-    module = getattr(hook, "__module__", None) or type(hook).__module__
+    module = _module_of(hook)
     if module.startswith("torch.distributed"):
         return False
     return module.startswith("torch.") or not isinstance(hook, types.FunctionType)
+
+
+def _is_plain(hook: Any) -> bool:
+    """A plain function of the user's; one of torch.distributed's talks to other processes, and is never called."""
+    return not _belongs(hook) and not _module_of(hook).startswith("torch.distributed")
+
+
+def _module_of(hook: Any) -> str:
+    """The file that a hook is from, or the object whose method it is."""
+    if isinstance(hook, types.MethodType):
+        hook = hook.__self__
+    return getattr(hook, "__module__", None) or type(hook).__module__
 
 
 def fake_copy(model: nn.Module, mode: Any, kept: Kept = ()) -> Isolated:
