@@ -135,6 +135,31 @@ def test_gates_from_chunks_of_two_layers_are_told_apart() -> None:
     assert all(row.node.stream is None for row in plan)
 
 
+class Distances(nn.Module):
+    """Twelve layers of which one is multiplied by rows of a table, as scores are by distances."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(16, 16) for _ in range(12))
+        self.distances, self.head = nn.Embedding(9, 16), nn.Linear(5, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        places = torch.arange(5)
+        rows = self.distances(places[:, None] - places[None, :] + 4)
+        return self.head(torch.einsum("bld,lrd->blr", x, rows))
+
+
+def test_tables_that_signals_are_multiplied_by_can_be_filled() -> None:
+    with torch.random.fork_rng(devices=[]):
+        model, x = Distances(), torch.randn(2, 5, 16)
+        plan = fanin.plan(model, x)
+        fanin.apply(plan, model, seed=0)
+    assert isinstance(plan["layers.3.weight"].scheme, ScaledOrthogonal)
+    assert plan.verify(model)
+
+
 class Waves(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -191,6 +191,9 @@ class _Chooser:
 
         Not in those that attend, where races are even and matrices are large.
         """
+        if node.axes.one_hot:  # a table whose rows a signal is multiplied by: no matrix from inputs to outputs
+            gain, words = self._gain(node, activation)
+            return _of_gain(gain), f"{words}, fan_in 1"
         scheme, words = self._weight(node, activation)
         deep = self.layers >= DEEP and not self.attends
         inside = not (node.output or node.feeds_state or node.reparametrized or node.axes.groups > 1)
