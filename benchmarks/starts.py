@@ -11,7 +11,7 @@ Each model runs forward and backward once on made-up inputs (noise, random token
   smaller by as much until a norm comes; weights that the model itself standardizes have no target;
 - backward: the gradient that reaches the output of the first weight is within 10³ of that at the end of the trunk,
   both as norms. The trunk ends at what the head takes in, before each of several; without a head at the last sum or
-  norm of its stream, or at the deepest weights.
+  norm of its stream, or at the deepest weights, wherever they are used.
 
 A model counts as started when all three hold. What ran is in `docs/benchmarks/starts.json`, model by model; ``--write``
 puts the table into `docs/starts.md`; ``--again`` runs again what had missed a criterion, or models whose names begin
@@ -147,7 +147,7 @@ def _backward(signals: Signals) -> float:
 
 
 def _ends(signals: Signals) -> list[LayerSignal]:
-    """What each head takes in; without a head the last sum of a stream or norm, or else the deepest weights.
+    """What each head takes in; without one the last sum of a stream or norm, or else each use of the deepest weights.
 
     Other sums behind the last weight belong to a loss.
     """
@@ -163,7 +163,8 @@ def _ends(signals: Signals) -> list[LayerSignal]:
     depth = max((layer.weight_depth for layer in before if layer.kind is Kind.WEIGHT), default=0)
     deepest = [layer for layer in before if layer.weight_depth == depth]
     closing = [layer for layer in deepest if layer.kind is Kind.NORM or layer.stream_depth > 1]
-    return closing[-1:] or [layer for layer in deepest if layer.kind is Kind.WEIGHT]
+    last = {name for layer in deepest if layer.kind is Kind.WEIGHT for name in layer.weights}
+    return closing[-1:] or [layer for layer in before if not last.isdisjoint(layer.weights)]
 
 
 def compared(library: str, name: str) -> Row:
