@@ -141,7 +141,12 @@ def _judge(
 
 
 def _unit_length(evidence: Evidence, node: ParameterNode) -> float:
-    """The RMS of what a weight takes in, where that is vectors of unit length, which a larger weight makes up for."""
+    """The RMS of what a weight takes in, where that is vectors of unit length, which a larger weight makes up for.
+
+    What the recommended weight makes up for already counts once.
+    """
+    if node.input_rms != 1:
+        return 1.0
     for reader in evidence.signals.readers(node.name)[:1]:
         for layer in reversed(evidence.signals.layers[: reader.index]):
             if layer.tower == reader.tower and layer.weight_depth < reader.weight_depth:
