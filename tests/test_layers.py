@@ -10,7 +10,19 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "src" / "fanin"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("connections", "errors", "fields", "files", "tables", "citations", "fans", "gains", "meanfield", "schemes"),
+    (
+        "connections",
+        "errors",
+        "fields",
+        "files",
+        "texts",
+        "tables",
+        "citations",
+        "fans",
+        "gains",
+        "meanfield",
+        "schemes",
+    ),
     ("graph", "rows", "selection", "differences", "plans", "observations", "signals", "diagnoses", "race"),
     ("recipes", "findings"),
     (
