@@ -45,6 +45,11 @@ class Recorder(compatibility.DispatchMode):
         self._memories: dict[int, torch.Tensor | None] = {}
         self._guesses = optimistic.Guesses()
 
+    def forget(self) -> None:
+        """Hold no tensor any more: what is alive afterwards, something else keeps."""
+        for held in (self._values, self._alive, self._written, self._memories):
+            held.clear()
+
     def register(self, tensor: torch.Tensor, kind: str, name: str = "", keep: torch.Tensor | None = None) -> Value:
         """Make a tensor known before the run; a small `keep` gives it its numbers."""
         known = self._values.get(id(tensor))

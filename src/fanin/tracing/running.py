@@ -69,19 +69,21 @@ def run_model(
         recorder.register(stand_in, "buffer", keep=None if kept.is_meta else kept.detach())
     isolated.model.train(training)
     stack = contextlib.ExitStack()
-    with stack:
-        for handle in _watch_modules(isolated.model, recorder):
-            stack.callback(handle.remove)
-        stack.enter_context(mode or contextlib.nullcontext())
-        args = tuple(_prepare(item, recorder, mode) for item in inputs[0])
-        kwargs = {key: _prepare(item, recorder, mode) for key, item in inputs[1].items()}
-        stack.enter_context(recorder)
-        stack.enter_context(torch.inference_mode())
-        if differentiates:
-            stack.enter_context(Differentiation(recorder))
-        output = isolated.model(*args, **kwargs)
-    for tensor in tensors_in(output):
-        run.outputs.add(recorder.read(tensor).id)
+    try:
+        with stack:
+            for handle in _watch_modules(isolated.model, recorder):
+                stack.callback(handle.remove)
+            stack.enter_context(mode or contextlib.nullcontext())
+            args = tuple(_prepare(item, recorder, mode) for item in inputs[0])
+            kwargs = {key: _prepare(item, recorder, mode) for key, item in inputs[1].items()}
+            stack.enter_context(recorder)
+            stack.enter_context(torch.inference_mode())
+            if differentiates:
+                stack.enter_context(Differentiation(recorder))
+            output = isolated.model(*args, **kwargs)
+        run.outputs.update(recorder.read(tensor).id for tensor in tensors_in(output))
+    finally:
+        recorder.forget()
     return run
 
 

@@ -177,15 +177,21 @@ def _run(model: nn.Module, base: Graph, call: Call, source: str) -> Graph | Fail
 
 
 def _attempt(model: nn.Module, base: Graph, call: Call, attempt: _Attempt) -> Graph | Failure:
-    names = {id(entry.parameter): entry.name for entry in named_parameters(model)}
     run = Run(attempt.source)
+    with without_fake_memos(run) as memos:
+        result = _recorded(model, base, call, attempt, run)
+        memos.failed = isinstance(result, Failure)
+    return result
+
+
+def _recorded(model: nn.Module, base: Graph, call: Call, attempt: _Attempt, run: Run) -> Graph | Failure:
+    names = {id(entry.parameter): entry.name for entry in named_parameters(model)}
     try:
         with (
             _ONE_AT_A_TIME,
             preserved_randomness(),
             postponed_collection(),
             compatibility.plain_execution(),
-            without_fake_memos(run),
         ):
             if attempt.source == "real":
                 isolated, mode = real_copy(model, attempt.kept), None
