@@ -223,7 +223,8 @@ class _Chooser:
             return VarianceScaling(1.0), f"{words}, {fan_in}"
         if node.output and not node.norm_after:
             gain = self.head * state_power(node.state_before) ** -0.5
-            words = f"output layer: gain {self.head:g}{_of_state(node)}"
+            lone = ", the only weight, of which no layer below needs a gradient" if self.head == LONE_HEAD else ""
+            words = f"output layer{lone}: gain {self.head:g}{_of_state(node)}"
             if self.plain.running is not None:
                 gain /= math.sqrt(self.plain.running.power)
                 words += f" ÷ {math.sqrt(self.plain.running.power):.4f}, the RMS of what it takes in"

@@ -130,6 +130,8 @@ def beside_weights(node: ParameterNode) -> tuple[Scheme, str]:
         return Normal(std), f"embedding: rows of unit length, 1/√{node.fans.fan_out:g}"
     if node.default is not None:
         return node.default, f"as {node.module_type}'s constructor sets it"
+    if node.role == Role.OTHER:
+        return Keep(), "no rule knows what it is for: kept as constructed"
     return Keep(), f"{str(node.role).replace('_', ' ')}: kept as constructed"
 
 
