@@ -184,7 +184,7 @@ class _Chooser:
         weight = self.kinks.weights.get(node.name)
         if weight is None:
             return Zeros(), "biases start at zero"
-        return self.kinks.bias(node, self.choose(weight)[0].scaled(weight.input_rms))  # its input is one, of unit size
+        return self.kinks.bias(node, self.choose(weight)[0].scaled(_known_size(weight)))  # its own input is one
 
     def _matrix(self, node: ParameterNode, activation: str | None) -> Decision:
         """A weight by its rule; orthogonal in deep nets, where the fluctuations of Gaussian ones add up.
@@ -295,9 +295,8 @@ class _Chooser:
             return decision
         scheme, words = decision
         share = float(f"{node.covered:.4g}")
-        return scheme.scaled(
-            share**-0.5
-        ), f"{words}; {share:.0%} of its taps meet the input, and zeros the rest: ÷ √{share:g}"
+        words += f"; {share:.0%} of its taps meet the input, and zeros the rest: ÷ √{share:g}"
+        return scheme.scaled(share**-0.5), words
 
     def _of_table(self, node: ParameterNode, decision: Decision) -> Decision:
         """What a linear layer gets that takes in rows of a tied table, which is small for the sake of the logits."""
@@ -379,10 +378,14 @@ def _tied_std(table: ParameterNode) -> tuple[float, str]:
     return float(f"{1 / math.sqrt(width) / table.input_rms:.12g}"), text
 
 
+def _known_size(node: ParameterNode) -> float:
+    """The size of what a weight takes in, where it is known and counts: behind a norm only the direction does."""
+    return 1.0 if node.norm_after or node.standardized else float(f"{node.input_rms:.4g}")
+
+
 def _of_size(node: ParameterNode, decision: Decision) -> Decision:
     """What a weight gets, where the size of what it takes in is known and not one."""
-    size = float(f"{node.input_rms:.4g}")
-    if size == 1 or node.norm_after or node.standardized:
+    if (size := _known_size(node)) == 1:
         return decision
     scheme, words = decision
     return scheme.scaled(1 / size), f"{words}; it takes in numbers of size {size:g}: ÷ {size:g}"
