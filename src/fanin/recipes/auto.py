@@ -245,13 +245,7 @@ class _Chooser:
         gain, words = self._gain(node, activation)
         gain, words = gain * state_power(node.state_before) ** -0.5, words + _of_state(node)
         if self.bare_gates and node.stream is not None:
-            depth = self.branches.depth(node)
-            words = f"in a gated branch without norms, {self.branches.counted(node)}: the product of its"
-            if node.stream in self.unmixed:
-                gain = (2 * depth) ** -0.5
-                return _of_gain(gain), f"{words} two weights is 1/(2 · {depth}), gain {gain:.4f}, {fan_in}"
-            gain = depth ** (-1 / 3)
-            return _of_gain(gain), f"{words} three weights is 1/{depth}, gain {gain:.4f}, {fan_in}"
+            return self._bare_gated(node)
         if node.post_norm and not node.residual_last and hands_on(node, activation):
             words += f"; in a branch with a norm after each sum, {node.stream_depth} in the stream"
             gain, words = gain / node.stream_depth**0.25, f"{words}: ÷ ∜{node.stream_depth}"
@@ -269,6 +263,16 @@ class _Chooser:
                 gain /= math.sqrt(depth)
                 words += f": ÷ √{depth}"
         return _of_gain(gain), f"{words}, {fan_in}"
+
+    def _bare_gated(self, node: ParameterNode) -> Decision:
+        """What a weight of a gated branch without norms gets: their product must not grow through the stream."""
+        depth, fan_in = self.branches.depth(node), f"fan_in {node.fans.fan_in:g}"
+        words = f"in a gated branch without norms, {self.branches.counted(node)}: the product of its"
+        if node.stream in self.unmixed:
+            gain = (2 * depth) ** -0.5
+            return _of_gain(gain), f"{words} two weights is 1/(2 · {depth}), gain {gain:.4f}, {fan_in}"
+        gain = depth ** (-1 / 3)
+        return _of_gain(gain), f"{words} three weights is 1/{depth}, gain {gain:.4f}, {fan_in}"
 
     def _of_pool(self, node: ParameterNode, decision: Decision) -> Decision:
         """What a weight gets, where many numbers were summed up or averaged into each that it takes in.
