@@ -450,6 +450,13 @@ TAMPERED: dict[str, tuple[Build, str, Scheme | None, Callable[[nn.Module], None]
         "std|not delta",
     ),
     "gaussian half": (lambda: nn.Linear(64, 48), "weight", schemes.LooksLinear(), draw_gaussian, "not looks linear"),
+    "gaussian centre": (
+        lambda: nn.Linear(48, 64),
+        "weight",
+        schemes.CentredOrthogonal(4.0),
+        draw_gaussian,
+        "not centred orthogonal",
+    ),
     "gaussian gate": (lambda: nn.LSTM(16, 24), "weight_hh_l0", Orthogonal(), turn_one_gate_gaussian, "i: not orthog"),
     "padding": (
         lambda: nn.Embedding(400, 16, padding_idx=3),
@@ -489,7 +496,9 @@ def test_verification_sees_what_one_number_does_not_tell(
         lambda: nn.MultiheadAttention(16, 2),
     ],
 )
-@pytest.mark.parametrize("scheme", [Orthogonal(-2.0), schemes.ScaledOrthogonal(), schemes.LooksLinear(1.5)])
+@pytest.mark.parametrize(
+    "scheme", [Orthogonal(-2.0), schemes.ScaledOrthogonal(), schemes.CentredOrthogonal(3.0), schemes.LooksLinear(1.5)]
+)
 def test_what_was_drawn_orthogonal_is_found_so(scheme: Scheme, layer: Build, dtype: torch.dtype) -> None:
     model = built(lambda: layer().to(dtype))
     plan = fanin.plan(model, recipe="he")

@@ -14,6 +14,7 @@ from fanin.errors import SchemeError
 from fanin.fans import Axes, Block, Fans, even_blocks
 from fanin.schemes import (
     REGISTRY,
+    CentredOrthogonal,
     Constant,
     DeltaOrthogonal,
     Dirac,
@@ -54,6 +55,7 @@ SCHEMES: list[Scheme] = [
     Orthogonal(),
     Orthogonal(math.sqrt(2)),
     ScaledOrthogonal(),
+    CentredOrthogonal(-4.0),
     DeltaOrthogonal(1.5),
     LooksLinear(),
     LooksLinear(-1.5, mirrored=False),
@@ -178,6 +180,33 @@ def test_looking_linear_keeps_the_second_moment() -> None:
     with torch.no_grad():
         before, after = x.square().mean(1), model(x).square().mean(1)
     assert torch.allclose(before, after, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Linear(64, 64), nn.Linear(64, 200), nn.Linear(64, 20), nn.Conv1d(8, 6, 3), nn.Conv1d(8, 6, 3, groups=2)],
+    ids=repr,
+)
+def test_a_centred_layer_does_not_see_the_mean(layer: nn.Module) -> None:
+    """What has mean zero keeps its mean square in a linear layer, and a shift of all units changes nothing."""
+    fanin.fill_(layer.weight, CentredOrthogonal(4.0), axes=Axes(groups=getattr(layer, "groups", 1)), seed=3)
+    nn.init.zeros_(layer.bias)
+    layer = layer.double()
+    x = torch.randn(300, *((64,) if layer.weight.dim() == 2 else (8, 3)), generator=torch.Generator().manual_seed(0))
+    x = x.double()
+    with torch.no_grad():
+        signal, shifted = layer(x), layer(x + 0.5)
+    assert torch.allclose(signal, shifted, atol=1e-5)
+    if layer.weight.dim() == 2:
+        assert signal.square().mean().sqrt().item() == pytest.approx(4.0, rel=0.05)
+    if tuple(layer.weight.shape) == (64, 64):
+        lengths = signal.norm(dim=1) / (x - x.mean(1, keepdim=True)).norm(dim=1)
+        assert torch.allclose(lengths, torch.full_like(lengths, 4 * math.sqrt(64 / 63)), atol=1e-4)
+
+
+def test_one_column_cannot_be_centred() -> None:
+    with pytest.raises(fanin.errors.SchemeError, match="ScaledOrthogonal"):
+        fanin.fill_(torch.empty(5, 1), CentredOrthogonal())
 
 
 @pytest.mark.parametrize(

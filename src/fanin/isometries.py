@@ -6,10 +6,12 @@ import math
 
 import torch
 
-from fanin.matrices import stack_of
-from fanin.schemes import DeltaOrthogonal, LooksLinear, Orthogonal, ScaledOrthogonal, Scheme
+from fanin.matrices import centred_core, stack_of
+from fanin.schemes import CentredOrthogonal, DeltaOrthogonal, LooksLinear, Orthogonal, ScaledOrthogonal, Scheme
 from fanin.schemes.base import Matrix, matrix_of
 from fanin.sites import Site
+
+_ISOMETRIC = (Orthogonal, ScaledOrthogonal, CentredOrthogonal, DeltaOrthogonal, LooksLinear)
 
 PROBES = 4
 """How many vectors each matrix is tried on. Two products a vector, so that a large matrix costs no more than a look."""
@@ -33,7 +35,10 @@ def stray(scheme: Scheme, site: Site, values: torch.Tensor) -> float:
     >>> round(stray(Orthogonal(2.0), site, drawn), 3), round(stray(Orthogonal(1.0), site, drawn), 3)
     (0.0, 3.0)
     """
-    if not isinstance(scheme, Orthogonal | ScaledOrthogonal | DeltaOrthogonal | LooksLinear) or not scheme.gain:
+    if (
+        not isinstance(scheme, Orthogonal | ScaledOrthogonal | CentredOrthogonal | DeltaOrthogonal | LooksLinear)
+        or not scheme.gain
+    ):
         return 0.0
     matrix = matrix_of(site.axes.fans(site.shape), site.shape, site.axes)
     flat = _core(scheme, matrix, stack_of(values, site))
@@ -52,7 +57,8 @@ def _core(scheme: Scheme, matrix: Matrix, stack: torch.Tensor) -> torch.Tensor:
     if isinstance(scheme, LooksLinear):
         half = scheme.half(matrix)
         stack = stack[:, : half.rows, : half.columns]
-    return stack.transpose(2, 3).flatten(1, 2) if matrix.transposed else stack.flatten(2)
+    flat = stack.transpose(2, 3).flatten(1, 2) if matrix.transposed else stack.flatten(2)
+    return centred_core(flat) if isinstance(scheme, CentredOrthogonal) else flat
 
 
 def _gain(scheme: Scheme, site: Site, matrix: Matrix) -> float:
@@ -60,4 +66,7 @@ def _gain(scheme: Scheme, site: Site, matrix: Matrix) -> float:
         return abs(scheme.gain)
     core = scheme.half(matrix) if isinstance(scheme, LooksLinear) else matrix
     entry = scheme.expected(site.axes.fans(site.shape), site.shape, site.axes).std
+    if isinstance(scheme, CentredOrthogonal):
+        rows, columns = matrix.flat
+        return entry * math.sqrt(columns / (columns - 1) * max(rows, columns - 1))
     return entry * math.sqrt(max(core.flat))

@@ -9,6 +9,7 @@ import torch
 from fanin import sampling
 from fanin.fans import Axes, Shape
 from fanin.schemes import (
+    CentredOrthogonal,
     DeltaOrthogonal,
     Identity,
     LooksLinear,
@@ -19,7 +20,7 @@ from fanin.schemes import (
     Sparse,
 )
 from fanin.schemes.base import Matrix, matrix_of
-from fanin.schemes.orthogonal import require_odd_kernel
+from fanin.schemes.orthogonal import require_odd_kernel, require_two_columns
 from fanin.sites import Site, law_of, parts, require_matrix, unknown_scheme
 
 CPU = torch.device("cpu")
@@ -81,6 +82,8 @@ def _draw_one(scheme: Scheme, matrix: Matrix, site: Site, key: int, part: int, d
     rows, columns, kernel = matrix.rows, matrix.columns, matrix.kernel
     if isinstance(scheme, Orthogonal | ScaledOrthogonal):
         return _draw_orthogonal(scheme, matrix, site, key, part, dtype)
+    if isinstance(scheme, CentredOrthogonal):
+        return _draw_centred(scheme, matrix, site, key, part, dtype)
     if isinstance(scheme, LooksLinear):
         half = _draw_orthogonal(scheme, scheme.half(matrix), site, key, part, dtype)
         upper = torch.cat([half, -half], dim=1) if scheme.mirrored else half
@@ -111,6 +114,32 @@ def _draw_orthogonal(
     entry = scheme.expected(site.axes.fans(site.shape), site.shape, site.axes).std
     flat *= math.copysign(entry * math.sqrt(max(matrix.flat)), scheme.gain)
     return _unflatten(flat, matrix)
+
+
+def _draw_centred(
+    scheme: CentredOrthogonal, matrix: Matrix, site: Site, key: int, part: int, dtype: torch.dtype
+) -> torch.Tensor:
+    """A scaled orthogonal matrix of one column less, and the reflection that swaps (1, 0, …) for (1, …, 1)/√n.
+
+    With a column of zeros put first nothing of it lies along (1, 0, …), and so nothing of its image along the other.
+    """
+    require_two_columns(matrix)
+    rows, columns = matrix.flat
+    if not columns:
+        return torch.zeros(rows, columns, 1, dtype=dtype, device=CPU).reshape(rows, matrix.columns, matrix.kernel)
+    core = sampling.orthogonal_rows(rows, columns - 1, key, part=part, dtype=dtype)
+    entry = scheme.expected(site.axes.fans(site.shape), site.shape, site.axes).std
+    core *= math.copysign(entry * math.sqrt(columns / (columns - 1) * max(rows, columns - 1)), scheme.gain)
+    unit = columns**-0.5
+    # numpy's sums do not depend on the number of threads
+    along = torch.from_numpy(core.numpy().sum(1, keepdims=True)) * unit
+    return _unflatten(torch.cat([along, core - along * (unit / (1 - unit))], dim=1), matrix)
+
+
+def centred_core(flat: torch.Tensor) -> torch.Tensor:
+    """What a centred matrix was made of: its mirror image without the first column."""
+    unit = flat.shape[-1] ** -0.5
+    return flat[..., 1:] + flat[..., :1] * (unit / (1 - unit)) if flat.shape[-1] else flat
 
 
 def _draw_sparse(scheme: Sparse, matrix: Matrix, key: int, part: int, dtype: torch.dtype) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from fanin import sharding
 from fanin.fans import Block
 from fanin.rows import Row
-from fanin.schemes import DeltaOrthogonal, Identity, Orthogonal, ScaledOrthogonal, Scheme, Sparse
+from fanin.schemes import CentredOrthogonal, DeltaOrthogonal, Identity, Orthogonal, ScaledOrthogonal, Scheme, Sparse
 from fanin.schemes.base import matrix_of
 from fanin.sharding import Runs
 from fanin.sites import Site, parts
@@ -93,7 +93,9 @@ def held_parts(row: Row, parameter: torch.Tensor) -> Iterator[Part | None]:
         if not count:
             continue
         # A diagonal or a count for each row is no property of a part of the matrix.
-        told = not divided or scheme.elementwise or isinstance(scheme, Orthogonal | ScaledOrthogonal)
+        told = (
+            not divided or scheme.elementwise or isinstance(scheme, Orthogonal | ScaledOrthogonal | CentredOrthogonal)
+        )
         yield Part(name, scheme, piece, places, _populations(scheme, piece, count)) if told else None
 
 

@@ -8,6 +8,7 @@ from fanin import sampling
 from fanin.errors import SchemeError, compose
 from fanin.fans import Axes, Shape
 from fanin.schemes import (
+    CentredOrthogonal,
     Constant,
     DeltaOrthogonal,
     Identity,
@@ -22,7 +23,8 @@ from fanin.schemes import (
     TruncatedNormal,
     Uniform,
 )
-from fanin.schemes.orthogonal import require_odd_kernel
+from fanin.schemes.base import matrix_of
+from fanin.schemes.orthogonal import require_odd_kernel, require_two_columns
 
 
 class Site(NamedTuple):
@@ -58,6 +60,8 @@ def require_fit(scheme: Scheme, site: Site) -> None:
             law_of(part.resolve(piece.axes.fans(piece.shape)))
         elif isinstance(part, DeltaOrthogonal):
             require_odd_kernel(piece.shape, piece.axes)
+        elif isinstance(part, CentredOrthogonal):
+            require_two_columns(matrix_of(piece.axes.fans(piece.shape), piece.shape, piece.axes))
         elif not isinstance(part, Orthogonal | ScaledOrthogonal | LooksLinear | Identity | Sparse):
             raise unknown_scheme(part)
 
@@ -146,5 +150,5 @@ def require_matrix(scheme: Scheme, site: Site) -> None:
 
 
 def unknown_scheme(scheme: Scheme) -> SchemeError:
-    known = "Orthogonal, ScaledOrthogonal, DeltaOrthogonal, LooksLinear, Identity or Sparse"
+    known = "Orthogonal, ScaledOrthogonal, CentredOrthogonal, DeltaOrthogonal, LooksLinear, Identity or Sparse"
     return SchemeError(compose(f"the matrix-wide scheme {type(scheme).__name__}", known, "others cannot be drawn"))

@@ -41,6 +41,7 @@ CASES: list[tuple[Scheme, tuple[int, ...], Axes]] = [
     (schemes.ScaledOrthogonal(2.0), (12, 5), Axes(blocks=even_blocks("qkv", 12))),
     (schemes.DeltaOrthogonal(), CONV, Axes()),
     (schemes.LooksLinear(), (9, 11), Axes()),
+    (schemes.CentredOrthogonal(3.0), (9, 11), Axes()),
     (schemes.Identity(), (6, 9), Axes()),
     (schemes.Sparse(3), (9, 11), Axes()),
     (

@@ -4,7 +4,7 @@ from fanin.schemes.base import REGISTRY, Expected, Scheme, register, require_sch
 from fanin.schemes.constant import Constant, Keep, Ones, Zeros
 from fanin.schemes.identity import Dirac, Identity, Sparse
 from fanin.schemes.normal import Normal, TruncatedNormal, Uniform, truncated_moments
-from fanin.schemes.orthogonal import DeltaOrthogonal, LooksLinear, Orthogonal, ScaledOrthogonal
+from fanin.schemes.orthogonal import CentredOrthogonal, DeltaOrthogonal, LooksLinear, Orthogonal, ScaledOrthogonal
 from fanin.schemes.packed import Packed
 from fanin.schemes.variance import (
     VarianceScaling,
@@ -27,6 +27,7 @@ from fanin.schemes.variance import (
 
 __all__ = [
     "REGISTRY",
+    "CentredOrthogonal",
     "Constant",
     "DeltaOrthogonal",
     "Dirac",

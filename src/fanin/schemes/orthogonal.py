@@ -88,6 +88,42 @@ class ScaledOrthogonal(Scheme):
 
 @register
 @dataclass(frozen=True, slots=True)
+class CentredOrthogonal(Scheme):
+    """`ScaledOrthogonal` whose rows sum to zero, so that the mean of what a weight takes in goes no further.
+
+    Behind a sigmoid all units have mean ½, which a random weight turns into a shift of its outputs, twice as large as
+    the signal. A matrix of ``n`` columns is made of a scaled orthogonal one of ``n − 1``, turned into the space that is
+    orthogonal to ``(1, …, 1)``: it keeps the mean square of whatever has mean zero over its units.
+
+    Source: fanin's own; the same as biases of ``−½ · ∑W`` at the start, for sigmoids ``4 (σ − ½)`` of gain 1.
+
+    >>> CentredOrthogonal().expected(Fans(256, 512)).std
+    0.0625
+    """
+
+    gain: float = 1.0
+    elementwise: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        require_number("CentredOrthogonal", "gain", self.gain)
+
+    def _moments(self, fans: Fans, shape: Shape | None, axes: Axes) -> Expected:
+        return Expected(0.0, abs(self.gain) / math.sqrt(fans.fan_in))
+
+    def scaled(self, factor: float) -> CentredOrthogonal:
+        return CentredOrthogonal(self.gain * factor)
+
+    @property
+    def label(self) -> str:
+        return "centred orthogonal" + ("" if self.gain == 1 else f" × {self.gain:.4f}")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return ("saxe2014",)
+
+
+@register
+@dataclass(frozen=True, slots=True)
 class DeltaOrthogonal(Scheme):
     """An orthogonal matrix at the kernel's centre, zeros elsewhere: an isometry of feature maps.
 
@@ -170,6 +206,23 @@ class LooksLinear(Scheme):
     @property
     def sources(self) -> tuple[str, ...]:
         return ("balduzzi2017",)
+
+
+def require_two_columns(matrix: Matrix) -> None:
+    """Refuse a matrix of one column, whose only row that sums to zero is zero.
+
+    Raises:
+        SchemeError: it has one.
+    """
+    if matrix.flat[1] == 1:
+        raise SchemeError(
+            compose(
+                "a weight that takes in one number",
+                "two inputs at least",
+                "a row of one number sums to zero only where it is zero",
+                "fanin.schemes.ScaledOrthogonal()",
+            )
+        )
 
 
 def require_odd_kernel(shape: Shape, axes: Axes) -> None:
