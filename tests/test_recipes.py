@@ -13,7 +13,7 @@ from fanin import recipes
 from fanin.citations import source
 from fanin.errors import RecipeError
 from fanin.fans import ELEMENTWISE, EMBEDDING, Axes, even_blocks
-from fanin.graph import Graph, ParameterNode, Role
+from fanin.graph import Activation, Graph, ParameterNode, Role
 from fanin.plans import Plan
 from fanin.recipes.departures import DEPARTURES
 from fanin.recipes.registry import REGISTRY
@@ -244,11 +244,14 @@ def test_dit_zeroes_what_makes_blocks_identities() -> None:
 
 
 def test_siren_divides_by_its_frequency() -> None:
-    graph = Graph((linear("0.weight", 256, 2, "sin", depth=0), linear("1.weight", 256, 256, "sin", depth=1)), "fake")
+    thirty = Activation("sin", second_moment=0.5, derivative_second_moment=450.0)
+    hidden = replace(linear("1.weight", 256, 256, "sin", depth=1), captured=thirty)
+    graph = Graph((linear("0.weight", 256, 2, "sin", depth=0), hidden), "fake")
     plan = recipes.siren()(graph)
     assert plan["0.weight"].std == pytest.approx(0.5 / math.sqrt(3))
     assert plan["1.weight"].std == pytest.approx(0.00294627825)
-    assert recipes.siren(omega=1.0)(graph)["1.weight"].std == pytest.approx(0.0883883476)
+    plain = Graph((graph["0.weight"], linear("1.weight", 256, 256, "sin", depth=1)), "fake")
+    assert recipes.siren(omega=1.0)(plain)["1.weight"].std == pytest.approx(0.0883883476)
 
 
 def test_siren_refuses_other_activations() -> None:

@@ -31,8 +31,12 @@ class ActorCritic(nn.Module):
 
 
 class Sine(nn.Module):
+    def __init__(self, omega: float = 30) -> None:
+        super().__init__()
+        self.omega = omega
+
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sin(30 * x)
+        return torch.sin(x if self.omega == 1 else self.omega * x)
 
 
 class FixupBlock(nn.Module):
@@ -110,6 +114,68 @@ def test_siren_refuses_a_traced_relu_network() -> None:
     model = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 1))
     with pytest.raises(RecipeError, match="followed by none, relu"):
         recipes.siren()(trace(model, torch.zeros(4, 2)))
+
+
+@pytest.mark.parametrize(("omega", "given"), [(1, 30.0), (10, 30.0), (30, 10.0), (30, 1.0)])
+def test_siren_refuses_another_frequency(omega: int, given: float) -> None:
+    layers = [nn.Linear(2, 64), Sine(omega), nn.Linear(64, 64), Sine(omega), nn.Linear(64, 1)]
+    graph = trace(nn.Sequential(*layers), torch.zeros(4, 2))
+    with pytest.raises(RecipeError, match=rf"2\.weight is followed by sin(.|\n)*siren\(omega={omega}\)"):
+        recipes.siren(omega=given)(graph)
+    bound = math.sqrt(6 / 64) / omega
+    assert recipes.siren(omega=omega)(graph)["2.weight"].std == pytest.approx(bound / math.sqrt(3))
+
+
+class PackedGate(nn.Module):
+    """A gated branch as Phi-3 has it: gate and value are one matrix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.gate_up = nn.RMSNorm(16), nn.Linear(16, 64, bias=False)
+        self.down = nn.Linear(32, 16, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(self.norm(x)).chunk(2, -1)
+        return x + self.down(nn.functional.silu(gate) * up)
+
+
+def test_torchtitan_divides_values_that_are_packed_with_their_gate() -> None:
+    model = nn.Sequential()
+    model.add_module("embed", nn.Embedding(20, 16))
+    model.add_module("mix", nn.Linear(16, 16, bias=False))
+    model.add_module("layers", nn.Sequential(PackedGate(), PackedGate()))
+    model.add_module("head", nn.Linear(16, 20, bias=False))
+    plan = recipes.llama_torchtitan()(trace(model, torch.zeros(2, 5, dtype=torch.long)))
+    assert plan["layers.1.gate_up.weight"].block_std == pytest.approx({"gate": 0.02, "up": 0.01})
+    assert plan["layers.1.down.weight"].std == pytest.approx(0.01)
+
+
+class FixupStage(nn.Module):
+    """A block of Fixup's authors, where the shortcut changes the shape: the same bias is added on each way."""
+
+    def __init__(self, pooled: bool) -> None:
+        super().__init__()
+        self.bias1, self.bias2, self.bias3 = (nn.Parameter(torch.zeros(1)) for _ in range(3))
+        self.conv1 = nn.Conv2d(16, 32, 3, stride=2 if pooled else 1, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(32, 32, 3, padding=1, bias=False)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.shortcut = nn.AvgPool2d(1, 2) if pooled else nn.Conv2d(16, 32, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv2(torch.relu(self.conv1(x + self.bias1) + self.bias2)) * self.scale + self.bias3
+        x = self.shortcut(x + self.bias1)
+        if y.shape[1] != x.shape[1]:
+            x = torch.cat((x, torch.zeros_like(x)), 1)
+        return torch.relu(y + x)
+
+
+@pytest.mark.parametrize("pooled", [True, False])
+def test_fixup_sees_blocks_whose_shortcut_changes_the_shape(pooled: bool) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), FixupBlock(16), FixupStage(pooled), FixupBlock(32))
+    plan = recipes.fixup()(trace(model, torch.zeros(2, 3, 8, 8)))
+    assert [plan[f"{index}.conv2.weight"].std for index in (1, 2, 3)] == [0, 0, 0]
+    assert plan["1.conv1.weight"].std == pytest.approx(math.sqrt(2 / 144 / 3))
+    assert plan["2.conv1.weight"].std == pytest.approx(math.sqrt(2 / 288 / 3))
 
 
 def test_fixup_starts_every_block_as_its_shortcut() -> None:

@@ -6,6 +6,7 @@ import math
 
 from fanin.errors import RecipeError, compose
 from fanin.graph import Graph, ParameterNode, Role
+from fanin.recipes.classic import for_each_block
 from fanin.recipes.rules import (
     PLAIN,
     Decision,
@@ -87,11 +88,20 @@ def llama_torchtitan(std: float = 0.02) -> PublishedRecipe:
         def is_scaled(node: ParameterNode) -> bool:
             return last_of_branch(node) or (node.is_weight and node.activation == "gate_value")
 
+        fixed = _uncut(std), f"a fixed std of {std:g}"
+
+        def holds_values(node: ParameterNode) -> bool:
+            return node.is_weight and any(block.activation == "gate_value" for block in node.axes.blocks)
+
+        def packed(node: ParameterNode) -> Decision:
+            return for_each_block(node, lambda _, follows: scaled(node) if follows == "gate_value" else fixed)
+
         return [
             Rule("embeddings", embedding, give(Normal(1.0), "embedding: std 1"), required=True),
             Rule("last weights of residual branches", is_scaled, scaled, required=True),
+            Rule("gates packed with their values", holds_values, packed),
             Rule("output layers", outputs(graph), give(*head)),
-            Rule("weights", weights, give(_uncut(std), f"a fixed std of {std:g}"), required=True),
+            Rule("weights", weights, give(*fixed), required=True),
             *PLAIN,
         ]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from fanin.errors import RecipeError, compose
 from fanin.graph import Graph, ParameterNode, Role
+from fanin.recipes.following import frequency
 from fanin.recipes.rules import (
     DEFAULT_BIASES,
     Decision,
@@ -30,7 +32,8 @@ def siren(omega: float = 30.0) -> PublishedRecipe:
         omega: ω₀, above 0.
 
     Raises:
-        RecipeError: ω₀ is not above 0; or, from the recipe, the model was traced and no sine follows a weight.
+        RecipeError: ω₀ is not above 0; or, from the recipe, the model was traced and no sine follows a weight, or one
+            of another frequency.
 
     Source: Sitzmann et al. 2020, section 3.2; released code.
     """
@@ -41,6 +44,7 @@ def siren(omega: float = 30.0) -> PublishedRecipe:
         _require_sines(graph)
         linear = [node for node in graph if node.role == Role.LINEAR]
         first = min(linear, key=lambda node: -1 if node.depth is None else node.depth).name if linear else ""
+        _require_frequency([node for node in linear if node.name != first], omega)
 
         def first_layer(node: ParameterNode) -> Decision:
             bound = 1 / node.fans.fan_in
@@ -75,6 +79,26 @@ def _require_sines(graph: Graph) -> None:
             'fanin.plan(model, inputs, recipe="auto")',
         )
     )
+
+
+def _require_frequency(hidden: Sequence[ParameterNode], omega: float) -> None:
+    """Refuse a model whose hidden layers multiply by something else than ω₀; the first one's start knows none."""
+    for node in hidden:
+        if node.activation != "sin":
+            continue
+        factor = frequency(node, "sin") or 1.0
+        small = factor == 1 and omega < 2  # the trace knows factors from 2 on
+        if abs(factor / omega - 1) > 0.01 and not small:
+            times = f" of {factor:.4g} times what it puts out" if factor > 1 else ""
+            given = f"{node.name} is followed by sin{times}"
+            raise RecipeError(
+                compose(
+                    f"recipe 'siren' with ω₀ = {omega:g} on a model where {given}",
+                    "the ω₀ of the model",
+                    "weights divided by another one start the phases too small or too large",
+                    f"fanin.plan(model, inputs, recipe=fanin.recipes.siren(omega={factor:.4g}))",
+                )
+            )
 
 
 enter("siren", siren(), "SIREN: networks of sines", "first layer U(±1/fan_in); others U(±√(6/fan_in)/ω₀), ω₀ = 30")

@@ -58,6 +58,7 @@ class Residuals:
     def __init__(self, flow: Flow, norms: Mapping[int, HandNorm]) -> None:
         self._flow = flow
         self._norms = norms
+        self._shifts = _shifts(flow)
         self.by_operation: dict[int, Residual] = {}
         self._by_output: dict[int, Residual] = {}
         for operation in flow.run.operations:
@@ -125,8 +126,9 @@ class Residuals:
         return bool(self._flow.between(root, value, self._flow.nonlinear))
 
     def _weights_since(self, root: Value, value: Value) -> int:
-        """The parameters that act between the two, as a set of bits."""
-        return self._flow.lineage(value) & self._flow.parameters & ~self._flow.lineage(root)
+        """The parameters that act between the two and do more than shift, as a set of bits."""
+        acting = self._flow.parameters & ~self._shifts
+        return self._flow.lineage(value) & acting & ~self._flow.lineage(root)
 
     def _weight_behind_bend(self, root: Value, branch: Value) -> bool:
         """Whether a layer follows a non-linearity in a branch: a reparametrized sample μ + ε·exp(s) is no residual."""
@@ -155,8 +157,18 @@ class Residuals:
             before = flow.before(value)
             if before is None and value.id in self._by_output:
                 before = self._by_output[value.id].skip
+            if before is None:
+                before = self._before_shift(value)
             value = before
         return None
+
+    def _before_shift(self, value: Value) -> Value | None:
+        """The signal to which nothing but a parameter was added, as Fixup's blocks do for each way on its own."""
+        operands = sum_operands(value.producer) if value.producer else None
+        if operands is None:
+            return None
+        signals = [given for given in operands if not self._flow.bits.get(given.id, 0) & self._shifts]
+        return signals[0] if len(signals) == 1 else None
 
     def _count(self, branch: Value, root: Value) -> int:
         """How many parallel branches a branch operand sums up; a linear correction such as LoRA's is none.
@@ -272,6 +284,14 @@ def _most_of(operation: Operation) -> Value | None:
     """The signal beside which only a few tokens are put, as the class token of every scale in CoaT; None for others."""
     largest = max(activations_of(operation), key=lambda value: value.numel, default=None)
     return largest if largest is not None and largest.numel > TOKENS * operation.output.numel else None
+
+
+def _shifts(flow: Flow) -> int:
+    """The parameters that are added and do nothing else, as a set of bits."""
+    added = (
+        value for value in flow.run.parameters.values() if value.users and all(op.target in SUMS for op in value.users)
+    )
+    return sum(flow.bits.get(value.id, 0) for value in added)
 
 
 def _is_squashed(value: Value) -> bool:
