@@ -17,9 +17,9 @@ def planned(build: Callable[[], nn.Module], *shape: int) -> Plan:
         return fanin.plan(build(), torch.zeros(*shape))
 
 
-def stack(depth: int, activation: type[nn.Module]) -> nn.Sequential:
+def stack(depth: int, activation: type[nn.Module], width: int = 16) -> nn.Sequential:
     return nn.Sequential(
-        *[layer for _ in range(depth - 1) for layer in (nn.Linear(16, 16), activation())], nn.Linear(16, 4)
+        *[layer for _ in range(depth - 1) for layer in (nn.Linear(width, width), activation())], nn.Linear(width, 4)
     )
 
 

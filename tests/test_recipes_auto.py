@@ -20,6 +20,7 @@ from fanin.recipes.auto import HEAD, LONE_HEAD
 from fanin.recipes.lengths import LENGTHS, stable_length
 from fanin.recipes.plain import plain_depth, tamed_gain
 from fanin.schemes import (
+    CentredOrthogonal,
     Constant,
     Keep,
     LooksLinear,
@@ -57,6 +58,45 @@ def test_shallow_nets_are_gaussian_at_the_gain_of_what_follows() -> None:
 def test_a_lone_output_layer_starts_near_uninformed() -> None:
     plan = planned(lambda: nn.Sequential(nn.Flatten(), nn.Linear(16, 4)), 2, 16)
     assert plan["1.weight"].scheme == VarianceScaling(LONE_HEAD**2)
+
+
+def test_a_table_below_needs_the_gradient_of_the_output_layer() -> None:
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Sequential(nn.Embedding(30, 16), nn.Linear(16, 4))
+    plan = fanin.plan(model, torch.zeros(5, dtype=torch.long))
+    assert plan["1.weight"].scheme == VarianceScaling(HEAD**2)
+
+
+class Unscaled(nn.Module):
+    """A gated branch behind a norm, which may have no parameters."""
+
+    def __init__(self, norm: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.norm, self.inner = norm, Gated()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        normed = self.norm(x)
+        return x + self.inner.down(functional.silu(self.inner.gate(normed)) * self.inner.up(normed))
+
+
+@pytest.mark.parametrize(
+    "norm",
+    [
+        lambda: nn.LayerNorm(16, elementwise_affine=False),
+        lambda: nn.RMSNorm(16, elementwise_affine=False),
+        lambda: lambda x: functional.layer_norm(x, (16,)),
+        lambda: lambda x: x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6),
+    ],
+    ids=["layer norm", "rms norm", "function", "by hand"],
+)
+def test_norms_without_parameters_are_norms(norm: Callable[[], Callable[[torch.Tensor], torch.Tensor]]) -> None:
+    """The weights get what they get behind norms that have some."""
+
+    def schemes(norm: Callable[[], Callable[[torch.Tensor], torch.Tensor]]) -> dict[str, object]:
+        blocks = lambda: nn.Sequential(nn.Linear(16, 16), *(Unscaled(norm()) for _ in range(4)), nn.Linear(16, 3))  # noqa: E731
+        return {row.name: row.scheme for row in planned(blocks, 2, 16) if "norm" not in row.name}
+
+    assert schemes(norm) == schemes(lambda: nn.LayerNorm(16))
 
 
 class Joined(nn.Module):
@@ -243,10 +283,38 @@ def test_deep_tanh_is_lowered_towards_criticality() -> None:
     assert tamed_gain("tanh", 1.592537, 100) < tamed_gain("tanh", 1.592537, 10)
 
 
-def test_sigmoid_gets_its_centred_gain() -> None:
-    scheme = planned(lambda: stack(10, nn.Sigmoid), 2, 16)["0.weight"].scheme
-    assert isinstance(scheme, ScaledOrthogonal)
-    assert scheme.gain == pytest.approx(4.801313, rel=1e-5)
+@pytest.mark.parametrize("depth", [2, 3, 10, 20])
+def test_nets_of_sigmoids_start_as_nets_of_tanh(depth: int) -> None:
+    """σ(z) = ½ + tanh(z/2)/2, and the ½ goes no further: the same outputs as of the net of tanh with those weights."""
+    with torch.random.fork_rng(devices=[]):
+        model = stack(depth, nn.Sigmoid, 64)
+    plan = planned(lambda: model, 2, 64)
+    schemes = [row.scheme for row in plan if row.node.is_weight]
+    assert any(isinstance(scheme, CentredOrthogonal) for scheme in schemes) == (depth > 2)
+    if depth == 2:
+        return
+    like_tanh = tamed_gain("tanh", gain("tanh"), depth)
+    assert [scheme.gain for scheme in schemes] == pytest.approx([2 * like_tanh] + [4 * like_tanh] * (depth - 2) + [2.0])
+    fanin.apply(plan, model)
+    x = torch.randn(100, 64, generator=torch.Generator().manual_seed(0))
+    other = x
+    with torch.no_grad():
+        for index, layer in enumerate(layer for layer in model if isinstance(layer, nn.Linear)):
+            other = torch.tanh(other) if index else other
+            other = other @ layer.weight.T * (0.5 if index == 0 or index == depth - 1 else 0.25)
+        made = model(x)
+    assert torch.allclose(made, other, atol=1e-4)
+    assert made.std() > 0.2, "and no sample is like another"
+
+
+def test_a_lone_sigmoid_among_others_gets_its_centred_gain() -> None:
+    def build() -> nn.Module:
+        layers = [nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 16), nn.Sigmoid(), nn.Linear(16, 16), nn.Tanh()]
+        return nn.Sequential(*layers, nn.Linear(16, 4))
+
+    scheme = planned(build, 2, 16)["2.weight"].scheme
+    assert isinstance(scheme, VarianceScaling)
+    assert math.sqrt(scheme.scale) == pytest.approx(4.801313, rel=1e-5)
 
 
 class Cosine(nn.Module):

@@ -78,7 +78,8 @@ def auto(graph: Graph) -> Plan:
     """For every parameter by its role: what follows, true fans, residual depth, recurrence, plain depth."""
     nodes = list(graph)
     normed = any(is_normed(node) for node in nodes)
-    head = HEAD if sum(node.is_weight for node in nodes) > 1 else LONE_HEAD
+    learn = sum(node.is_weight or node.role == Role.EMBEDDING for node in nodes)
+    head = HEAD if learn > 1 else LONE_HEAD
     gated_state = any(map(squashes, {name for node in nodes if node.feedback for name in activations_after(node)}))
     driven = any(node.feeds_state for node in nodes)
     bare = not normed and multiplies(nodes)
@@ -221,6 +222,9 @@ class _Chooser:
         if node.standardized:
             words = "the model standardizes this weight, so that only its direction counts: gain 1"
             return VarianceScaling(1.0), f"{words}, {fan_in}"
+        if node.output and not node.norm_after and self.plain.halved is not None:
+            words = f"output layer: gain {self.head:g} for tanh(z/2), which is twice what comes in"
+            return self.plain.behind_sigmoids(2 * self.head, words)
         if node.output and not node.norm_after:
             gain = self.head * state_power(node.state_before) ** -0.5
             lone = ", the only weight, of which no layer below needs a gradient" if self.head == LONE_HEAD else ""

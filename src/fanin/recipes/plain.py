@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from fanin import meanfield
+from fanin import gains, meanfield
 from fanin.errors import FaninError
 from fanin.graph import Graph, ParameterNode, Role
 from fanin.recipes.following import LINEAR
@@ -15,7 +15,8 @@ from fanin.recipes.lengths import Running, stable_length
 from fanin.recipes.questions import activations_after, bounded, is_gate, is_normed, squashes
 from fanin.recipes.rectifiers import common_slope, is_linear_stem
 from fanin.recipes.rules import Decision
-from fanin.schemes import LooksLinear, ScaledOrthogonal
+from fanin.schemes import CentredOrthogonal, LooksLinear, ScaledOrthogonal
+from fanin.schemes.base import matrix_of
 
 DEEP = 8
 """Plain layers from which on Gaussian matrices lose to orthogonal ones: their fluctuations add up over the depth."""
@@ -43,6 +44,8 @@ class Plain:
     """The first layer is linear."""
     running: Running | None = None
     """The length at which the net runs, where unit variance is not stable."""
+    halved: float | None = None
+    """The gain of the net of tanh that a net of sigmoids is, for σ(z) − ½ = tanh(z/2)/2."""
 
     @classmethod
     def of(cls, graph: Graph) -> Plain:
@@ -53,12 +56,13 @@ class Plain:
         slope = common_slope(between, stem=chain > 0) if trunk >= MIRRORED else None
         last = max((node.weight_depth for node in nodes if node.is_weight), default=0) or None
         running = _running(nodes, depth) if slope is None else None
-        return cls(depth, chain, trunk, last, slope, chain > 0 and any(map(is_linear_stem, nodes)), running)
+        halved = tamed_gain("tanh", gains.gain("tanh"), depth) if depth > 2 and _of_sigmoids(nodes) else None
+        return cls(depth, chain, trunk, last, slope, chain > 0 and any(map(is_linear_stem, nodes)), running, halved)
 
     @property
     def is_deep(self) -> bool:
         """Whether its weights have rules of their own."""
-        return self.depth >= DEEP or self.slope is not None
+        return self.depth >= DEEP or self.slope is not None or self.halved is not None
 
     def weight(self, node: ParameterNode, activation: str | None, gain: float, words: str) -> Decision:
         """What a weight of the chain gets.
@@ -71,6 +75,8 @@ class Plain:
         """
         if self.running is not None:
             return self._long(node, activation, self.running)
+        if self.halved is not None:
+            return self._centred(node, 2 * self.halved if node.weight_depth == 1 else 4 * self.halved)
         if self.slope is not None:
             return self._mirrored(node, gain, words, self.slope)
         if activation and activation not in LINEAR and node.captured is None and not squashes(activation):
@@ -80,6 +86,20 @@ class Plain:
                 words += f" at most √{GROWTH:g} through {self.depth} plain layers"
                 gain = lowered
         return ScaledOrthogonal(gain), f"{words}; {self.depth} plain layers: orthogonal"
+
+    def _centred(self, node: ParameterNode, gain: float) -> Decision:
+        """What a weight of a net of sigmoids gets, by what it is for z/2: a net of tanh, but for its means of ½."""
+        words = f"{self.depth} plain layers of sigmoids, σ(z) = ½ + tanh(z/2)/2: as of tanh with gain {self.halved:.4f}"
+        if node.weight_depth == 1:
+            return ScaledOrthogonal(gain), f"{words}: the first, times 2 for z/2, gain {gain:.4f}, orthogonal"
+        return self.behind_sigmoids(gain, f"{words}: times 4")
+
+    @staticmethod
+    def behind_sigmoids(gain: float, words: str) -> Decision:
+        """A weight that takes in the means of sigmoids as well: its rows sum to zero, so that they go no further."""
+        return CentredOrthogonal(
+            gain
+        ), f"{words}, rows that sum to zero, so that the means of ½ go no further: gain {gain:.4f}"
 
     def _mirrored(self, node: ParameterNode, gain: float, words: str, slope: float) -> Decision:
         layers = f"{self.trunk} plain layers of rectifiers"
@@ -149,6 +169,15 @@ def _layers(nodes: Iterable[ParameterNode]) -> list[ParameterNode]:
 def _multiplied(node: ParameterNode) -> bool:
     """Whether what a weight puts out is a factor, or goes into an attention."""
     return not {"softmax_q", "attention_value", "gate_value"}.isdisjoint(activations_after(node))
+
+
+def _of_sigmoids(nodes: Sequence[ParameterNode]) -> bool:
+    """Whether a sigmoid follows every weight but the output, and none has a single input behind it."""
+    weights = [node for node in nodes if node.is_weight]
+    inner = all(node.output or (node.activation == "sigmoid" and node.captured is None) for node in weights)
+    return inner and all(
+        node.weight_depth and matrix_of(node.fans, node.shape, node.axes).flat[1] > 1 for node in weights
+    )
 
 
 def _running(nodes: Sequence[ParameterNode], depth: int) -> Running | None:

@@ -17,7 +17,8 @@ STEEP = 1.5
 
 
 def is_normed(node: ParameterNode) -> bool:
-    return node.role == Role.NORM_SCALE or node.norm_after
+    """Whether a parameter tells of a norm in its net; a norm without a scale of its own is seen by its neighbours."""
+    return node.role == Role.NORM_SCALE or node.norm_after or node.norm_before
 
 
 def is_gate(node: ParameterNode) -> bool:
