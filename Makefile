@@ -31,8 +31,8 @@ lint: $(STAMP)
 	@$(BIN)/mypy
 
 test: lint
-	@echo "» pytest"
-	@$(BIN)/python -m pytest
+	@echo "» pytest, on up to four cores"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 format: $(STAMP)
 	@$(BIN)/ruff check --fix .
