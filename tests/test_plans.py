@@ -280,6 +280,8 @@ def broken(plan: Plan, change: object) -> str:
         (lambda r: r["rows"][0].update(reason=""), "a sentence that says why"),
         (lambda r: r["rows"][0].update(role="__import__('os')"), "row 0"),
         (lambda r: r["rows"].append(r["rows"][0]), "two rows named"),
+        (lambda r: r["rows"][1]["parameter"].update(aliases=[r["rows"][0]["name"]]), "two rows named"),
+        (lambda r: r["rows"][1].update(name=""), "a row without a name"),
         (lambda r: r["rows"].insert(0, 7), r"row 0 \(\?\)"),
         (lambda r: r["rows"][0].update(shape="big"), "row 0"),
         (lambda r: r["rows"][0]["parameter"].update(surprise=1), "row 0.*surprise"),
@@ -288,6 +290,12 @@ def broken(plan: Plan, change: object) -> str:
 def test_edited_and_hostile_files_give_the_row(plan: Plan, change: object, words: str) -> None:
     with pytest.raises(PlanError, match="(?s)" + words):
         Plan.from_json(broken(plan, change))
+
+
+def test_a_key_may_not_be_repeated(plan: Plan) -> None:
+    text = plan.to_json().replace('"schema"', '"rows": [], "schema"', 1)
+    with pytest.raises(PlanError, match="the key 'rows' stands twice"):
+        Plan.from_json(text)
 
 
 def test_files_that_are_not_json(tmp_path: Path) -> None:

@@ -92,6 +92,31 @@ def test_ppo_tells_the_heads_apart(traced: bool) -> None:
     assert verify(plan, model)
 
 
+class Sampling(nn.Module):
+    """An agent whose forward draws actions, so that what its policy's last layer makes is no output."""
+
+    def __init__(self, discrete: bool) -> None:
+        super().__init__()
+        self.critic = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 1))
+        self.actor_mean = nn.Sequential(nn.Linear(6, 32), nn.Tanh(), nn.Linear(32, 2))
+        self.actor_logstd = nn.Parameter(torch.ones(1, 2))
+        self.discrete = discrete
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        made = self.actor_mean(x)
+        normal = torch.distributions.Normal(made, self.actor_logstd.expand_as(made).exp())
+        chosen = torch.distributions.Categorical(logits=made) if self.discrete else normal
+        action = chosen.sample()
+        return action, chosen.log_prob(action), chosen.entropy(), self.critic(x)
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+def test_ppo_finds_the_head_of_a_policy_that_samples(discrete: bool) -> None:
+    plan = recipes.ppo()(trace(Sampling(discrete), torch.zeros(4, 6)))
+    gains = {name: plan[f"{name}.weight"].scheme.gain for name in ("actor_mean.0", "actor_mean.2", "critic.2")}
+    assert gains == pytest.approx({"actor_mean.0": math.sqrt(2), "actor_mean.2": 0.01, "critic.2": 1.0})
+
+
 def test_ppo_needs_both_heads() -> None:
     model = nn.Sequential(nn.Linear(6, 64), nn.Tanh(), nn.Linear(64, 2))
     with pytest.raises(RecipeError, match="without value heads"):

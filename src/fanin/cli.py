@@ -45,7 +45,7 @@ def main() -> None:
     try:
         app()
     except (FaninError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(tables.printable(str(error)), file=sys.stderr)
         sys.exit(2)
     except Exception:
         # Python would leave with 1, which says that something was found.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -329,13 +330,22 @@ _KINDS |= {"notes": tuple[str, ...], "rows": tuple[object, ...]}
 """The fields of a plan in a file."""
 
 
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object of JSON, whose keys may not be repeated: readers differ in which of them they take."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return found
+
+
 def _parse(text: str) -> Plan:
     anything: object = text
     if not isinstance(anything, str | bytes | bytearray):
         given = f"{article(type(anything).__name__)}, which is no text"
         raise PlanError(compose(given, "a plan as Plan.to_json writes it", instead="fanin.Plan.load(path), for a file"))
     try:
-        record = json.loads(text)
+        record = json.loads(text, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise PlanError(compose(f"text that is not JSON ({error})", "a plan as Plan.save writes it")) from None
     if not isinstance(record, dict) or record.get("fanin") != "plan":
@@ -355,10 +365,11 @@ def _parse(text: str) -> Plan:
         except (FaninError, KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
             detail = f"the field {error} is missing" if isinstance(error, KeyError) else str(error)
             raise PlanError(f"row {index} ({name}): {detail}") from None
-    names = [row.name for row in rows]
-    for name in names:
-        if names.count(name) > 1:
-            raise PlanError(compose(f"two rows named {name!r}", "one row a parameter"))
+    for name, count in Counter(name for row in rows for name in (row.name, *row.node.aliases)).items():
+        if count > 1:
+            raise PlanError(compose(f"two rows named {name!r}", "one row a parameter, for all of its names"))
+        if not name:
+            raise PlanError(compose("a row without a name", "the name of a parameter"))
     recipe, source, inputs = (record.get(field, "") for field in ("recipe", "source", "inputs"))
     return Plan(tuple(rows), recipe, source, inputs, tuple(record.get("notes", ())))
 

@@ -117,7 +117,7 @@ def render_annotated(
             row = ("", *row[1:])
         lines.append(line(row))
         lines.extend(textwrap.wrap(printable(note), total, initial_indent="    ", subsequent_indent="    "))
-    return "\n".join([*lines, *([footer] if footer else [])])
+    return "\n".join([*lines, *([printable(footer)] if footer else [])])
 
 
 def printable(text: str) -> str:

@@ -75,13 +75,17 @@ def ppo(hidden_gain: float = math.sqrt(2), policy_gain: float = 0.01, value_gain
 
 
 def _heads(graph: Graph) -> Predicate:
-    """The output layers; where nothing was traced, the last linear weight of each child with a head's name."""
-    if any(node.output and node.is_weight for node in graph):
-        return lambda node: node.output and node.is_weight
-    linear = [node for node in graph if node.role == Role.LINEAR]
+    """The output layers; for the policy or the value, where it has none, the last weight of each child of that name.
+
+    A policy whose forward samples actions puts out these and their probabilities, and not what its last layer makes.
+    """
+    outputs = [node for node in graph if node.output and node.is_weight]
+    has = {is_named(node, VALUE_NAMES) for node in outputs}
+    linear = [node for node in graph if node.role == Role.LINEAR and is_named(node, VALUE_NAMES) not in has]
     children = {node.name: node.name.split(".")[0] for node in linear}
     last = {child: name for name, child in children.items() if any(word in child for word in HEADS)}
-    return lambda node: node.name in last.values()
+    heads = {*last.values(), *(node.name for node in outputs)}
+    return lambda node: node.name in heads
 
 
 enter(
