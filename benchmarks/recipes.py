@@ -32,7 +32,8 @@ HEAD = """# Recipes
 Printed by `benchmarks/recipes.py`. A recipe with settings is also a function: `fanin.recipes.gpt2(std=0.01)`
 is a recipe, and `fanin.plan(model, inputs, recipe=...)` takes either. Rules are about what the model does with a
 parameter (the last weight of a residual branch, a query, a gate's value path), and about names only where the
-publication does or nothing else tells (PPO's value head, Fixup's shortcuts, the encoder and the decoder of T-Fixup). A recipe whose parameters are not in the model is an error."""
+publication does or nothing else tells (PPO's value head, Fixup's shortcuts, the encoder and the decoder of T-Fixup). A
+recipe whose parameters are not in the model is an error."""
 
 
 def recipe_table() -> str:
