@@ -685,6 +685,33 @@ def test_recurrent_layers_start_with_open_memory(kind: type[nn.Module], open_gat
     assert plan["weight_ih_l0"].std == pytest.approx(1 / math.sqrt(8), rel=1e-6)
 
 
+class Read(nn.Module):
+    """What a recurrent layer holds at its end, read by one layer."""
+
+    def __init__(self, kind: type[nn.RNNBase], outputs: int) -> None:
+        super().__init__()
+        self.layer, self.head = kind(16, 128, batch_first=True), nn.Linear(128, outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(x)[0][:, -1])
+
+
+@pytest.mark.parametrize(("kind", "size"), [(nn.LSTM, 0.225), (nn.GRU, 0.328)])
+@pytest.mark.parametrize("outputs", [64, 1])
+def test_classes_read_a_state_at_unit_size_and_forecasts_do_not(
+    kind: type[nn.RNNBase], size: float, outputs: int
+) -> None:
+    x = torch.randn(200, 40, 16, generator=torch.Generator().manual_seed(0))
+    with torch.random.fork_rng(devices=[]):
+        models = [Read(kind, outputs) for _ in range(8 if outputs == 1 else 1)]
+    made = []
+    for seed, model in enumerate(models):
+        fanin.initialize(model, x, seed=seed)
+        with torch.no_grad():
+            made.append(model(x).flatten())
+    assert torch.cat(made).square().mean().sqrt().item() == pytest.approx(size if outputs == 1 else 1.0, rel=0.2)
+
+
 def test_a_norm_behind_a_weight_takes_its_gain_away() -> None:
     node = ParameterNode("conv.weight", (16, 8, 3, 3), Role.CONV, Axes(), activation="relu", norm_after=True)
     row = recipe_named("auto")(Graph((node,)))["conv.weight"]

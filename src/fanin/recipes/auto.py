@@ -226,9 +226,11 @@ class _Chooser:
             words = f"output layer: gain {self.head:g} for tanh(z/2), which is twice what comes in"
             return self.plain.behind_sigmoids(2 * self.head, words)
         if node.output and not node.norm_after:
-            gain = self.head * state_power(node.state_before) ** -0.5
+            single = node.state_before and node.fans.fan_out == 1
+            gain = self.head * (1.0 if single else state_power(node.state_before) ** -0.5)
             lone = ", the only weight, of which no layer below needs a gradient" if self.head == LONE_HEAD else ""
-            words = f"output layer{lone}: gain {self.head:g}{_of_state(node)}"
+            read = f", of one number out of the {node.state_before} state, small at first" if single else ""
+            words = f"output layer{lone}{read}: gain {self.head:g}{'' if single else _of_state(node)}"
             if self.plain.running is not None:
                 gain /= math.sqrt(self.plain.running.power)
                 words += f" ÷ {math.sqrt(self.plain.running.power):.4f}, the RMS of what it takes in"
