@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from fanin.matrices import centred_core, stack_of
+from fanin.matrices import centred_core, centred_scale, stack_of
 from fanin.schemes import CentredOrthogonal, DeltaOrthogonal, LooksLinear, Orthogonal, ScaledOrthogonal, Scheme
 from fanin.schemes.base import Matrix, matrix_of
 from fanin.sites import Site
@@ -35,10 +35,7 @@ def stray(scheme: Scheme, site: Site, values: torch.Tensor) -> float:
     >>> round(stray(Orthogonal(2.0), site, drawn), 3), round(stray(Orthogonal(1.0), site, drawn), 3)
     (0.0, 3.0)
     """
-    if (
-        not isinstance(scheme, Orthogonal | ScaledOrthogonal | CentredOrthogonal | DeltaOrthogonal | LooksLinear)
-        or not scheme.gain
-    ):
+    if not isinstance(scheme, _ISOMETRIC) or not scheme.gain:
         return 0.0
     matrix = matrix_of(site.axes.fans(site.shape), site.shape, site.axes)
     flat = _core(scheme, matrix, stack_of(values, site))
@@ -67,6 +64,5 @@ def _gain(scheme: Scheme, site: Site, matrix: Matrix) -> float:
     core = scheme.half(matrix) if isinstance(scheme, LooksLinear) else matrix
     entry = scheme.expected(site.axes.fans(site.shape), site.shape, site.axes).std
     if isinstance(scheme, CentredOrthogonal):
-        rows, columns = matrix.flat
-        return entry * math.sqrt(columns / (columns - 1) * max(rows, columns - 1))
+        return entry * centred_scale(matrix)
     return entry * math.sqrt(max(core.flat))

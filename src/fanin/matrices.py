@@ -129,11 +129,17 @@ def _draw_centred(
         return torch.zeros(rows, columns, 1, dtype=dtype, device=CPU).reshape(rows, matrix.columns, matrix.kernel)
     core = sampling.orthogonal_rows(rows, columns - 1, key, part=part, dtype=dtype)
     entry = scheme.expected(site.axes.fans(site.shape), site.shape, site.axes).std
-    core *= math.copysign(entry * math.sqrt(columns / (columns - 1) * max(rows, columns - 1)), scheme.gain)
+    core *= math.copysign(entry * centred_scale(matrix), scheme.gain)
     unit = columns**-0.5
     # numpy's sums do not depend on the number of threads
     along = torch.from_numpy(core.numpy().sum(1, keepdims=True)) * unit
     return _unflatten(torch.cat([along, core - along * (unit / (1 - unit))], dim=1), matrix)
+
+
+def centred_scale(matrix: Matrix) -> float:
+    """What a Haar matrix of one column less is multiplied by for entries of std 1 once it is centred."""
+    rows, columns = matrix.flat
+    return math.sqrt(columns / (columns - 1) * max(rows, columns - 1))
 
 
 def centred_core(flat: torch.Tensor) -> torch.Tensor:
